@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
         #: True when the decision depends on the operation name, so that it should wait until the name is known.
         by_name: bool
+        #: True when it decides for joined traces, too (OpenTelemetry's samplers that are not parent-based).
+        ignores_parent: bool
 
         def decide(self, trace_id: int, name: str) -> Facts | None:
             """Facts to put on the root span (``sampler.type``, ``sampler.param``) when kept, ``None`` when not."""
@@ -53,6 +55,9 @@ if TYPE_CHECKING:
             """The response body (empty where there is none); raises ``transport.TransportError``."""
 
         def close(self) -> None: ...
+
+        def abandon(self) -> None:
+            """In a forked child: let go of what belongs to the parent, without a word on the wire."""
 
     class Sink(Protocol):
         """Takes finished spans: a reporter."""
@@ -86,11 +91,13 @@ class SpanContext:
     """What identifies a span beyond its process: the part that travels in headers. Treat it as frozen.
 
     A context without ids (``trace_id == 0``) is legal: it may carry only baggage or a debug id (Jaeger's
-    ``jaeger-baggage`` and ``jaeger-debug-id`` headers); a span started from it is a new root. ``sampled`` is ``None``
-    when the caller left the decision to us (B3 without a sampling state).
+    ``jaeger-baggage`` and ``jaeger-debug-id`` headers); a span started from it is a new root.
+
+    ``deferred``: there are ids, but the caller left the sampling decision to us (B3 without a sampling state).
+    ``decision``: there are no ids, only the caller's sampling decision (B3's lone sampling state), else ``None``.
     """
 
-    __slots__ = ("baggage", "debug_id", "deferred", "flags", "is_remote", "span_id", "trace_id", "trace_state")
+    __slots__ = ("baggage", "debug_id", "decision", "deferred", "flags", "is_remote", "span_id", "trace_id", "trace_state")
 
     def __init__(
         self,
@@ -103,6 +110,7 @@ class SpanContext:
         *,
         is_remote: bool = False,
         deferred: bool = False,
+        decision: bool | None = None,
     ) -> None:
         self.trace_id = trace_id
         self.span_id = span_id
@@ -112,6 +120,7 @@ class SpanContext:
         self.debug_id = debug_id
         self.is_remote = is_remote
         self.deferred = deferred
+        self.decision = decision
 
     @property
     def is_valid(self) -> bool:

@@ -1,0 +1,48 @@
+# The one front door. Every target does its own set-up, in a virtual environment of its own.
+#
+#   make demo     a small shop of two services, traced without a change; shows a trace as a tree
+#   make test     all checks and all tests          PYTEST_ARGS='tests/wire -k compact' for some of them
+#   make check    lint, types, import contracts
+#   make docs     the documentation, into build/docs
+#   make clean    removes everything that the other targets made
+#
+# PYTHON chooses the interpreter (3.10 or later) that the environment is made with.
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test check docs clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.demo
+	$(BIN)/python examples/demo.py
+
+test: check
+	$(BIN)/python -m pytest -n auto $(PYTEST_ARGS)
+
+check: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/mypy --strict autoinstr
+	$(BIN)/lint-imports
+
+docs: $(VENV)/.docs
+	$(BIN)/mkdocs build --strict --site-dir build/docs
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One stamp per set of dependencies: a second run installs nothing until pyproject.toml changes.
+$(VENV)/.%: pyproject.toml | $(VENV)/.created
+	$(PIP) --editable '.[$*]'
+	touch $@
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+		|| { echo "$(PYTHON) is not Python 3.10 or later; choose another: make PYTHON=python3.12 …" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) \
+		|| { echo "$(PYTHON) cannot make virtual environments; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	touch $@

@@ -1,0 +1,233 @@
+"""Which libraries are instrumented, when, and how a patch is put in and taken out again.
+
+Owns: the table of instruments, the import hook, ``Patcher`` (the only place that changes a library), ``Tracing`` (what every
+instrument is given). Must not know: any library's inside; that is one file each, beside this one.
+
+An instrument is a function ``patch(patcher, tracing)`` that is called right after its library was imported, with the module as
+``patcher.module``. If it raises, everything that it patched is undone, one line says so, and the library stays as it was.
+
+wrapt does the hooking and the patching. It is loaded when the first library of the table is imported and not before, because
+it brings asyncio with it. The wrappers themselves are plain functions that keep the original's signature (``functools.wraps``):
+unlike a ``FunctionWrapper`` they are still functions for ``inspect``, ``pickle`` and C code, and cost a fifth.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from autoinstr.trouble import fault, say
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+    from typing import Any
+
+    from autoinstr.config import Config
+    from autoinstr.instrument.http import Conventions
+    from autoinstr.propagate import Propagator
+    from autoinstr.trace import Tracer
+
+#: (module to watch, name for switching it off, "file:function" of the instrument).
+TABLE = (
+    ("wsgiref.handlers", "wsgiref", "wsgi_servers:patch_wsgiref"),
+    ("werkzeug.serving", "werkzeug", "wsgi_servers:patch_werkzeug"),
+    ("gunicorn.app.base", "gunicorn", "wsgi_servers:patch_gunicorn"),
+    ("waitress.server", "waitress", "wsgi_servers:patch_waitress"),
+    ("cheroot.wsgi", "cheroot", "wsgi_servers:patch_cheroot"),
+    ("uvicorn.config", "uvicorn", "asgi_servers:patch_uvicorn"),
+    ("hypercorn.app_wrappers", "hypercorn", "asgi_servers:patch_hypercorn"),
+    ("daphne.server", "daphne", "asgi_servers:patch_daphne"),
+    ("granian.asgi", "granian", "asgi_servers:patch_granian_asgi"),
+    ("granian.wsgi", "granian", "asgi_servers:patch_granian_wsgi"),
+    ("flask.app", "flask", "flask:patch"),
+    ("quart.app", "quart", "quart:patch"),
+    ("django.core.handlers.base", "django", "django:patch_base"),
+    ("django.core.handlers.wsgi", "django", "django:patch_wsgi"),
+    ("django.core.handlers.asgi", "django", "django:patch_asgi"),
+    ("django.core.handlers.exception", "django", "django:patch_exception"),
+    ("bottle", "bottle", "bottle:patch"),
+    ("falcon.app", "falcon", "falcon:patch"),
+    ("falcon.asgi.app", "falcon", "falcon:patch_asgi"),
+    ("starlette.applications", "starlette", "starlette:patch_applications"),
+    ("starlette.routing", "starlette", "starlette:patch_routing"),
+    ("fastapi.applications", "fastapi", "starlette:patch_applications"),
+    ("fastapi.routing", "fastapi", "starlette:patch_fastapi_routing"),
+    ("requests.sessions", "requests", "requests:patch"),
+    ("urllib3.connectionpool", "urllib3", "urllib3:patch"),
+    ("urllib.request", "urllib", "urllib:patch"),
+    ("http.client", "http.client", "http_client:patch"),
+    ("http.client", "headers", "http_client:patch_headers"),
+    ("threading", "threading", "threads:patch_threading"),
+    ("concurrent.futures.thread", "futures", "threads:patch_executor"),
+)
+#: Watched without being worth loading wrapt for: without one of the others there are no spans to carry on.
+FOLLOWERS = frozenset({"threading", "concurrent.futures.thread"})
+
+
+class Tracing:
+    """What instruments work with; one per process. ``tracer`` is replaced after a fork, so read it each time."""
+
+    __slots__ = ("_conventions", "asgi", "config", "environ", "plain", "tracer")
+
+    def __init__(
+        self, tracer: Tracer, config: Config, plain: Propagator, environ: Propagator, asgi: Propagator
+    ) -> None:
+        self.tracer = tracer
+        self.config = config
+        self._conventions: Conventions | None = None
+        #: The propagators by the spelling of header names: lower-case text, WSGI environ keys, ASGI bytes.
+        self.plain = plain
+        self.environ = environ
+        self.asgi = asgi
+
+    @property
+    def conventions(self) -> Conventions:
+        """The semantic conventions, made when the first instrument wants them."""
+        if self._conventions is None:
+            from autoinstr.instrument.http import Conventions
+
+            self._conventions = Conventions(self.config)
+        return self._conventions
+
+
+class Patcher:
+    """Replaces attributes of one library, and can put them back."""
+
+    def __init__(self, module: ModuleType) -> None:
+        self.module = module
+        self._undo: list[tuple[Any, str, Any, bool]] = []
+
+    def wrap(self, path: str, make: Callable[[Any], Callable[..., Any]]) -> None:
+        """Replace ``Class.method`` or ``function`` of the module by ``make(original)``.
+
+        The original is looked up through the class dictionaries (wrapt), so that descriptors are seen as they are. A
+        ``staticmethod`` or ``classmethod`` stays one. Wrapping twice is a no-op.
+        """
+        from functools import wraps
+
+        from wrapt import apply_patch, resolve_path
+
+        owner, name, original = resolve_path(self.module, path)
+        kind = type(original) if isinstance(original, (staticmethod, classmethod)) else None
+        function = original.__func__ if kind else original
+        if getattr(function, "__autoinstr__", False):
+            return
+        wrapper = wraps(function)(make(function))
+        wrapper.__autoinstr__ = True  # type: ignore[attr-defined]
+        self._undo.append((owner, name, original, name in vars(owner)))
+        apply_patch(owner, name, kind(wrapper) if kind else wrapper)
+
+    def undo(self) -> None:
+        """Put everything back, the newest first."""
+        while self._undo:
+            owner, name, original, was_own = self._undo.pop()
+            if was_own:
+                setattr(owner, name, original)
+            else:
+                delattr(owner, name)
+
+
+class Watcher:
+    """A finder on ``sys.meta_path`` that finds nothing, but sees which library is about to be imported.
+
+    It stays there: when a library is imported anew (after ``del sys.modules[...]``), it is patched anew.
+    """
+
+    def __init__(self, tracing: Tracing) -> None:
+        self.tracing = tracing
+        self.patched: dict[str, str] = {}
+        self.patchers: list[Patcher] = []
+        disabled = tracing.config.disabled_instruments
+        self._targets: dict[str, list[str]] = {}
+        for module, name, target in TABLE:
+            if name not in disabled:
+                self._targets.setdefault(module, []).append(target)
+        self._armed: set[str] = set()
+        self._loading_wrapt = False
+        self._has_wrapt = False
+
+    def install(self) -> None:
+        """Begin to watch; libraries that are there already are patched now."""
+        sys.meta_path.insert(0, self)  # type: ignore[arg-type]
+        for name in self._targets:
+            if name in sys.modules and name not in FOLLOWERS:
+                self._arm(name)
+
+    def uninstall(self) -> None:
+        """Stop watching and undo all patches."""
+        if self in sys.meta_path:
+            sys.meta_path.remove(self)  # type: ignore[arg-type]
+        self._targets = {}
+        while self.patchers:
+            self.patchers.pop().undo()
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        """Called for every import: see to the hook if the name is in the table, and let the others find it."""
+        if name not in self._targets or name in self._armed or self._loading_wrapt:
+            return None
+        if name in FOLLOWERS and not self._has_wrapt:
+            return None
+        try:
+            if not self._arm(name):
+                return None
+            for finder in sys.meta_path:
+                if type(finder).__name__ == "ImportHookFinder":
+                    # wrapt's finder was put in front of us just now, where this import has passed already.
+                    return finder.find_spec(name)  # type: ignore[union-attr, no-any-return]
+        except Exception as error:  # Host safety: the program's import goes on without us.
+            fault(f"the import hook for {name}", error)
+        return None
+
+    def _arm(self, name: str) -> bool:
+        """Register the hook with wrapt. False when wrapt is not to be had."""
+        if not self._has_wrapt and not self._load_wrapt():
+            return False
+        from wrapt import register_post_import_hook
+
+        self._armed.add(name)
+        register_post_import_hook(self._on_import, name)
+        return True
+
+    def _load_wrapt(self) -> bool:
+        self._loading_wrapt = True
+        try:
+            import wrapt  # noqa: F401
+        except Exception as error:  # Host safety: a broken or missing wrapt must not break the import that led here.
+            self._targets = {}
+            say(f"wrapt cannot be imported ({error}); nothing is traced. Install it: pip install 'wrapt>=1.14,<3'")
+            return False
+        finally:
+            self._loading_wrapt = False
+        self._has_wrapt = True
+        for name in list(self._targets):
+            # wrapt itself, or .pth files, may have imported some of them.
+            if name in sys.modules and name not in self._armed:
+                self._arm(name)
+        return True
+
+    def _on_import(self, module: ModuleType) -> None:
+        """wrapt calls this when a watched module has been executed; whatever happens here, the import succeeds."""
+        name = module.__name__
+        self._armed.discard(name)
+        for target in self._targets.get(name, ()):
+            patcher = Patcher(module)
+            try:
+                load(target)(patcher, self.tracing)
+            except Exception as error:  # Host safety: an exception in a hook would fail the program's import.
+                patcher.undo()
+                self.patched[name] = f"failed: {type(error).__name__}: {error}"
+                say(f"cannot instrument {name}: {type(error).__name__}: {error}; it runs, untraced", about=name)
+            else:
+                self.patchers.append(patcher)
+                self.patched[name] = "patched"
+
+
+def load(target: str) -> Callable[[Patcher, Tracing], None]:
+    """The instrument function that a row of the table names."""
+    from importlib import import_module
+
+    module, _, function = target.partition(":")
+    found: Callable[[Patcher, Tracing], None] = getattr(import_module(f"autoinstr.instrument.{module}"), function)
+    return found

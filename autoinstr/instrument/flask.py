@@ -1,0 +1,61 @@
+"""Flask: server spans for test clients and embedded servers, route names, and errors that Flask turns into a 500."""
+
+from __future__ import annotations
+
+import sys
+
+from autoinstr.instrument import Patcher, Tracing
+from autoinstr.instrument.http import open_server, set_route
+from autoinstr.instrument.wsgi import wrap_method
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+
+def patch(patcher: Patcher, tracing: Tracing) -> None:
+    """``__call__`` and not ``wsgi_app``, because programs replace the latter with their own middleware."""
+    patcher.wrap("Flask.__call__", wrap_method(tracing, "flask"))
+    patcher.wrap("Flask.full_dispatch_request", name_by_rule("flask.globals"))
+    patcher.wrap("Flask.handle_exception", record_handled)
+
+
+def name_by_rule(globals_module: str, kind: str = "request") -> Callable[[Any], Callable[..., Any]]:
+    """Names the span by the URL rule, before any code of the application runs. Quart keeps its rules the same way.
+
+    The context variables behind ``flask.request`` are read directly, because the proxy is an order slower; they were one
+    per kind, and became one for all.
+    """
+    known = vars(sys.modules[globals_module])
+    get_context = (known.get(f"_cv_{kind}") or known["_cv_app"]).get
+
+    def make(wrapped: Any) -> Callable[..., Any]:
+        def full_dispatch_request(self: Any, *arguments: Any, **keywords: Any) -> Any:
+            span = open_server()
+            if span is not None:
+                try:
+                    rule = getattr(get_context(), kind).url_rule
+                    if rule is not None:
+                        set_route(span, rule.rule)
+                except Exception:  # noqa: S110 - Host safety: without a route the span is named by its method.
+                    pass
+            return wrapped(self, *arguments, **keywords)
+
+        return full_dispatch_request
+
+    return make
+
+
+def record_handled(wrapped: Any) -> Callable[..., Any]:
+    """Records an unhandled exception, which a framework answers with a 500 that hides it from the server."""
+
+    def handle_exception(self: Any, *arguments: Any, **keywords: Any) -> Any:
+        span = open_server()
+        if span is not None:
+            error = next((value for value in arguments if isinstance(value, BaseException)), None)
+            if error is not None:
+                span.fail(error)
+        return wrapped(self, *arguments, **keywords)
+
+    return handle_exception

@@ -1,0 +1,64 @@
+"""Starlette, FastAPI and what is built on them: server spans, and route names through mounts and included routers.
+
+A route is known when its ``handle`` is called. Mounts come before the routes in them, each with its own part of the path, so
+the parts are collected on the span. ``app.routes`` is never walked: not everything in it has a path.
+"""
+
+from __future__ import annotations
+
+from autoinstr.instrument import Patcher, Tracing
+from autoinstr.instrument.asgi import wrap_method
+from autoinstr.instrument.http import open_server, set_route
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+
+def patch_applications(patcher: Patcher, tracing: Tracing) -> None:
+    """``Starlette.__call__``, and ``FastAPI.__call__``, which does not go through it at once."""
+    class_name = "FastAPI" if patcher.module.__name__.startswith("fastapi") else "Starlette"
+    patcher.wrap(f"{class_name}.__call__", wrap_method(tracing, class_name.lower()))
+
+
+def patch_routing(patcher: Patcher, tracing: Tracing) -> None:
+    """Starlette's kinds of routes."""
+    patcher.wrap("Route.handle", name_by_route)
+    patcher.wrap("WebSocketRoute.handle", name_by_route)
+    patcher.wrap("Mount.handle", collect_mount)
+
+
+def patch_fastapi_routing(patcher: Patcher, tracing: Tracing) -> None:
+    """FastAPI's own route, which may not call Starlette's ``handle``."""
+    patcher.wrap("APIRoute.handle", name_by_route)
+
+
+def name_by_route(wrapped: Any) -> Callable[..., Any]:
+    """Names the span by the path template. Not a coroutine function itself: it hands on the original's coroutine."""
+
+    def handle(self: Any, scope: Any, receive: Any, send: Any) -> Any:
+        span = open_server()
+        if span is not None and " " not in span.name:
+            try:
+                # FastAPI keeps the whole path of a route in an included router here.
+                included = scope["fastapi"]["effective_route_context"] if "fastapi" in scope else None
+                template = getattr(included, "path_format", "") or self.path_format
+                set_route(span, span.route + template)
+            except Exception:  # noqa: S110 - Host safety: without a route the span is named by its method.
+                pass
+        return wrapped(self, scope, receive, send)
+
+    return handle
+
+
+def collect_mount(wrapped: Any) -> Callable[..., Any]:
+    """Remembers a mount's part of the path; what is mounted may be no router, so that is the route until one comes."""
+
+    def handle(self: Any, scope: Any, receive: Any, send: Any) -> Any:
+        span = open_server()
+        if span is not None and " " not in span.name:
+            span.route += getattr(self, "path", "")
+        return wrapped(self, scope, receive, send)
+
+    return handle

@@ -1,0 +1,441 @@
+"""The composition root: builds the agent from a configuration, installs it in the process, and takes it down again.
+
+Owns: the one global (``running``), what happens at start, fork, SIGTERM and exit, and the client metrics. This is the only
+module that knows all parts of the agent.
+Invariants: ``start`` never raises and does its work once; nothing is sent, and no thread runs, before the first span; codecs
+and transports are loaded by the worker, not at start-up; leaving the process takes no longer than ``exit_timeout_s``.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from autoinstr.trouble import fault, say
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    from autoinstr.config import Config
+    from autoinstr.instrument import Tracing, Watcher
+    from autoinstr.model import Encoder, Resource, Sampler, Transport
+    from autoinstr.remote import RemoteSampler
+    from autoinstr.report import Exporter, Reporter
+
+#: How long a fork waits for a worker that is just sending.
+FORK_PATIENCE_S = 0.05
+_SIGTERM = 15
+_MARK = "_autoinstr_running"
+
+
+class Counters:
+    """What the remote sampler counts."""
+
+    __slots__ = ("sampler_queries_err", "sampler_queries_ok", "sampler_updates_err", "sampler_updates_ok")
+
+    def __init__(self) -> None:
+        self.sampler_queries_ok = self.sampler_queries_err = 0
+        self.sampler_updates_ok = self.sampler_updates_err = 0
+
+
+class Runtime:
+    """The agent of this process, put together."""
+
+    def __init__(self, config: Config) -> None:
+        from autoinstr.instrument import Tracing
+        from autoinstr.propagate import Propagator, asgi_key, environ_key, plain
+        from autoinstr.report import Reporter
+        from autoinstr.trace import SUPPRESSED, current
+
+        self.config = config
+        self.counters = Counters()
+        self.remote: RemoteSampler | None = None
+        self.watcher: Watcher | None = None
+        self.sampler = self._build_sampler()
+        self.reporter = Reporter(
+            lambda: build_exporters(config),
+            max_queue=config.max_queue_size,
+            max_batch=config.max_batch_size,
+            interval_s=config.flush_interval_s,
+            retry_for_s=config.export_timeout_s,
+            on_trouble=lambda text: say(text, about="export"),
+            shield=lambda: current.set(SUPPRESSED),
+        )
+        self.tracing = Tracing(
+            self._build_tracer(),
+            config,
+            Propagator(config.propagators, plain),
+            Propagator(config.propagators, environ_key),
+            Propagator(config.propagators, asgi_key),
+        )
+        self.serves_metrics = False
+
+    def _build_tracer(self) -> Any:
+        from autoinstr.trace import Limits, Tracer
+
+        config = self.config
+        limits = Limits(
+            config.attribute_count,
+            config.attribute_length,
+            config.event_count,
+            config.link_count,
+            config.event_attribute_count,
+            config.link_attribute_count,
+        )
+        return Tracer(self.sampler, self.reporter, limits, config.trace_id_bits)
+
+    def _build_sampler(self) -> Sampler:
+        from autoinstr import sampling
+
+        config = self.config
+        ignores_parent = not config.sampler_parent_based
+        if config.sampler_type == "const":
+            return sampling.ConstSampler(config.sampler_param != 0, ignores_parent=ignores_parent)
+        if config.sampler_type == "probabilistic":
+            return sampling.ProbabilisticSampler(config.sampler_param, ignores_parent=ignores_parent)
+        if config.sampler_type == "ratelimiting":
+            return sampling.RateLimitingSampler(config.sampler_param)
+        from autoinstr.remote import RemoteSampler
+
+        self.remote = RemoteSampler(
+            config.service_name,
+            config.sampler_endpoint,
+            initial=sampling.ProbabilisticSampler(config.sampler_initial_rate),
+            fetch=fetch_untraced,
+            on_trouble=lambda text: self._on_sampler_trouble(text),
+            counters=self.counters,
+            refresh_s=config.sampler_refresh_s,
+            max_operations=config.sampler_max_operations,
+            first_wait_s=config.sampler_wait_s,
+            ignores_parent=ignores_parent,
+        )
+        return self.remote
+
+    def _on_sampler_trouble(self, text: str) -> None:
+        from autoinstr.transport import name_missing_backend
+
+        if "ConnectionRefusedError" in text:
+            name_missing_backend(f"{self.config.sampler_endpoint} (sampling strategies)")
+        else:
+            say(text, about="sampling")
+
+    def install(self, *, instrument: bool = True) -> None:
+        """Hook into the process: imports, forks, the end."""
+        import atexit
+        import os
+
+        if instrument:
+            from autoinstr.instrument import Watcher
+
+            self.watcher = Watcher(self.tracing)
+            self.watcher.install()
+        atexit.register(self._at_exit)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(
+                before=_guarded("fork", self._before_fork),
+                after_in_parent=_guarded("fork", self._after_fork_in_parent),
+                after_in_child=_guarded("fork", self._after_fork_in_child),
+            )
+        if self.config.sigterm:
+            flush_on_sigterm(self)
+
+    def flush(self, timeout_s: float) -> bool:
+        """Send what is queued; True when all of it was sent or given up in time."""
+        return self._unsuppressed(lambda: self.reporter.flush(timeout_s))
+
+    def close(self) -> bool:
+        """Send what is queued for the last time and end all threads."""
+        if self.remote is not None:
+            self.remote.stop()
+        return self._unsuppressed(lambda: self.reporter.close(self.config.exit_timeout_s))
+
+    @staticmethod
+    def _unsuppressed(work: Callable[[], bool]) -> bool:
+        """Run something that may send on this very thread, without tracing what it sends."""
+        from autoinstr.trace import SUPPRESSED, current
+
+        token = current.set(SUPPRESSED)
+        try:
+            return work()
+        finally:
+            current.reset(token)
+
+    def _at_exit(self) -> None:
+        try:
+            if not self.close():
+                say(f"left with {len(self.reporter.queue)} spans unsent: the backend took longer than"
+                    f" {self.config.exit_timeout_s:g} s (AUTOINSTR_EXIT_TIMEOUT)")
+        except Exception as error:  # Host safety: an exception here would be printed on the program's stderr.
+            fault("exit", error)
+
+    def _before_fork(self) -> None:
+        self.reporter.pause(FORK_PATIENCE_S)
+
+    def _after_fork_in_parent(self) -> None:
+        self.reporter.resume()
+
+    def _after_fork_in_child(self) -> None:
+        """Spans, queue, threads and connections of before the fork are the parent's: begin anew."""
+        from autoinstr.report import NullReporter
+
+        self.tracing.tracer.sink = NullReporter()
+        self.reporter.abandon()
+        self.serves_metrics = False
+        if self.remote is not None:
+            self.remote.after_fork()
+        self.tracing.tracer = self._build_tracer()
+
+    def metrics(self) -> dict[str, int]:
+        """The client's counts by Jaeger's names, with tags as in Prometheus (``name{tag="value"}``)."""
+        tracer, reporter, counters = self.tracing.tracer, self.reporter, self.counters
+        sampled = tracer.roots_sampled + tracer.joined_sampled + tracer.children
+        unsampled = tracer.roots_unsampled + tracer.joined_unsampled
+        propagators = (self.tracing.plain, self.tracing.environ, self.tracing.asgi)
+        return {
+            'traces{state="started",sampled="y"}': tracer.roots_sampled,
+            'traces{state="started",sampled="n"}': tracer.roots_unsampled,
+            'traces{state="joined",sampled="y"}': tracer.joined_sampled,
+            'traces{state="joined",sampled="n"}': tracer.joined_unsampled,
+            'started_spans{sampled="y"}': sampled,
+            'started_spans{sampled="n"}': unsampled,
+            'finished_spans{sampled="y"}': reporter.taken + len(reporter.queue) + reporter.dropped,
+            'finished_spans{sampled="n"}': tracer.finished_unsampled,
+            'reporter_spans{result="ok"}': sum(exporter.sent for exporter in reporter.exporters),
+            'reporter_spans{result="err"}': sum(
+                exporter.failed + exporter.too_large for exporter in reporter.exporters
+            ),
+            'reporter_spans{result="dropped"}': reporter.dropped,
+            "reporter_queue_length": len(reporter.queue),
+            'sampler_queries{result="ok"}': counters.sampler_queries_ok,
+            'sampler_queries{result="err"}': counters.sampler_queries_err,
+            'sampler_updates{result="ok"}': counters.sampler_updates_ok,
+            'sampler_updates{result="err"}': counters.sampler_updates_err,
+            "span_context_decoding_errors": sum(propagator.decoding_errors for propagator in propagators),
+        }
+
+
+#: The agent of this process, or ``None`` while there is none.
+running: Runtime | None = None
+
+
+def start(environ: Mapping[str, str], *, instrument: bool = True) -> None:
+    """Start the agent as the environment says; once per process, and without ever raising.
+
+    ``instrument=False`` leaves the libraries alone, for programs that use the API by hand.
+    """
+    global running  # noqa: PLW0603 - the one global there is
+    if running is not None or hasattr(sys, _MARK):
+        return
+    try:
+        from autoinstr.config import PROGRAM_VARIABLE, from_env
+
+        config = from_env(environ, getattr(sys, "orig_argv", ()))
+        for warning in config.warnings:
+            say(warning)
+        if not config.enabled:
+            return
+        agent = Runtime(config)
+        if hasattr(environ, "setdefault"):
+            # The command line of a multiprocessing child does not name the program.
+            environ.setdefault(PROGRAM_VARIABLE, config.service_name)
+        agent.install(instrument=instrument)
+        # In `sys`, because modules are reloaded and thrown away by test runners and by gevent's tools.
+        setattr(sys, _MARK, agent)
+        running = agent
+    except Exception as error:  # Host safety: the program runs, without traces.
+        say(f"could not start: {type(error).__name__}: {error}; the program runs, untraced")
+
+
+def get() -> Runtime | None:
+    """The running agent; one without patches is started for a program that uses the API by itself."""
+    global running  # noqa: PLW0603
+    if running is None:
+        running = getattr(sys, _MARK, None)
+    if running is None:
+        import os
+
+        start(os.environ, instrument=False)
+    return running
+
+
+def stop() -> None:
+    """Take everything out again: patches, hooks, threads. For tests and for programs that manage the agent by hand."""
+    global running  # noqa: PLW0603
+    agent, running = running, None
+    if hasattr(sys, _MARK):
+        delattr(sys, _MARK)
+    if agent is None:
+        return
+    import atexit
+
+    if agent.watcher is not None:
+        agent.watcher.uninstall()
+    atexit.unregister(agent._at_exit)  # noqa: SLF001
+    agent.close()
+
+
+def flush_on_sigterm(agent: Runtime) -> None:
+    """Send what is queued when the process is asked to end and the program leaves that to the system.
+
+    The handler puts the default back and lets the signal strike again, so that the exit status is the same. A program that
+    installs its own handler replaces ours.
+    """
+    import _signal
+
+    if _signal.getsignal(_SIGTERM) != _signal.SIG_DFL:
+        return
+
+    def on_sigterm(number: int, frame: object) -> None:
+        import os
+
+        try:
+            agent.close()
+        except Exception as error:  # Host safety: whatever happens, the process ends.
+            fault("SIGTERM", error)
+        _signal.signal(_SIGTERM, _signal.SIG_DFL)
+        os.kill(os.getpid(), _SIGTERM)
+
+    try:
+        _signal.signal(_SIGTERM, on_sigterm)
+    except ValueError:  # Not the main thread (an embedded interpreter): signals are its host's.
+        return
+
+
+def fetch_untraced(url: str) -> bytes:
+    """GET a URL without a span for it."""
+    from autoinstr.trace import SUPPRESSED, current
+    from autoinstr.transport import fetch
+
+    token = current.set(SUPPRESSED)
+    try:
+        return fetch(url)
+    finally:
+        current.reset(token)
+
+
+def build_resource(config: Config) -> Resource:
+    """Who we are, for the receiver: configured attributes, host, process and agent."""
+    import os
+
+    from autoinstr import __version__
+    from autoinstr.model import Resource
+
+    host = os.uname().nodename if hasattr(os, "uname") else os.environ.get("COMPUTERNAME", "")
+    attributes: dict[str, Any] = {
+        "hostname": host,
+        "host.name": host,
+        "process.pid": os.getpid(),
+        "process.runtime.version": ".".join(map(str, sys.version_info[:3])),
+        "service.instance.id": os.urandom(16).hex(),
+        "telemetry.sdk.name": "autoinstr",
+        "telemetry.sdk.language": "python",
+        "telemetry.sdk.version": __version__,
+        "jaeger.version": f"Python-autoinstr-{__version__}",
+    }
+    attributes.update(config.resource_attributes)
+    return Resource(config.service_name, attributes)
+
+
+def build_exporters(config: Config) -> list[Exporter]:
+    """The ways out that are configured; one that cannot be built is said and left out."""
+    from autoinstr.report import Exporter
+
+    resource = build_resource(config)
+    exporters = []
+    for name in config.exporters:
+        if name == "none":
+            continue
+        try:
+            encoder, transport = build_exporter(name, config, resource)
+        except Exception as error:  # Host safety: a bad certificate path costs the spans, not the worker.
+            say(f"exporter {name} cannot be used: {type(error).__name__}: {error}")
+            continue
+        exporters.append(Exporter(name, encoder, transport))
+    if config.log_spans:
+        exporters.append(Exporter("log", *build_exporter("console", config, resource)))
+    return exporters
+
+
+def build_exporter(name: str, config: Config, resource: Resource) -> tuple[Encoder, Transport]:
+    """Encoder and transport of one exporter."""
+    from autoinstr import transport
+
+    limit = config.attribute_length
+    if name == "jaeger-udp":
+        from autoinstr.wire.jaeger import CompactEncoder
+
+        reconnect_s = config.agent_reconnect_interval_s if config.agent_reconnect else 0.0
+        return (
+            CompactEncoder(resource, config.max_packet_size, max_value_length=limit),
+            transport.UDPTransport(config.agent_host, config.agent_port, reconnect_s),
+        )
+    if name == "jaeger-http":
+        from autoinstr.wire.jaeger import BinaryEncoder
+
+        encoder = BinaryEncoder(resource, max_value_length=limit)
+        return encoder, transport.HTTPTransport(
+            config.jaeger_endpoint,
+            headers={"Content-Type": encoder.content_type, **_authorization(config)},
+            timeout_s=config.jaeger_timeout_s,
+            certificate=config.jaeger_certificate,
+        )
+    if name == "otlp":
+        return _build_otlp(config, resource, limit)
+    if name == "zipkin":
+        from autoinstr.wire import zipkin
+
+        zipkin_encoder = zipkin.JsonEncoder(resource, max_value_length=limit)
+        return zipkin_encoder, transport.HTTPTransport(
+            config.zipkin_endpoint,
+            headers={"Content-Type": zipkin_encoder.content_type},
+            timeout_s=config.zipkin_timeout_s,
+        )
+    if name == "file":
+        from autoinstr.wire import otlp
+
+        return otlp.JsonEncoder(resource, max_value_length=limit), transport.FileTransport(config.file_path)
+    from autoinstr.wire.console import ConsoleEncoder
+
+    return ConsoleEncoder(resource), transport.StderrTransport()
+
+
+def _build_otlp(config: Config, resource: Resource, limit: int | None) -> tuple[Encoder, Transport]:
+    from autoinstr import __version__, transport
+    from autoinstr.wire import otlp
+
+    make = otlp.JsonEncoder if config.otlp_protocol == "http/json" else otlp.ProtobufEncoder
+    encoder = make(resource, max_value_length=limit, version=__version__)
+    return encoder, transport.HTTPTransport(
+        config.otlp_endpoint,
+        headers={
+            "Content-Type": encoder.content_type,
+            "User-Agent": f"autoinstr/{__version__}",
+            **config.otlp_headers,
+        },
+        timeout_s=config.otlp_timeout_s,
+        gzip=config.otlp_compression == "gzip",
+        certificate=config.otlp_certificate,
+        client_certificate=config.otlp_client_certificate,
+        client_key=config.otlp_client_key,
+    )
+
+
+def _authorization(config: Config) -> dict[str, str]:
+    """Jaeger's clients: basic authentication wins over a token."""
+    if config.jaeger_user:
+        from binascii import b2a_base64
+
+        pair = f"{config.jaeger_user}:{config.jaeger_password}".encode()
+        return {"Authorization": "Basic " + b2a_base64(pair, newline=False).decode()}
+    return {"Authorization": f"Bearer {config.jaeger_token}"} if config.jaeger_token else {}
+
+
+def _guarded(what: str, work: Callable[[], None]) -> Callable[[], None]:
+    def run() -> None:
+        try:
+            work()
+        except Exception as error:  # Host safety: Python would print it on the program's stderr.
+            fault(what, error)
+
+    return run

@@ -1,0 +1,608 @@
+"""Jaeger's Thrift format: spans to datagrams (compact) and HTTP bodies (binary), and back.
+
+Owns: how a span is said in ``jaeger.thrift`` (tags for kind, status and scope, references for links, logs for events), the
+tag names that Jaeger's users search by, and the splitting into datagrams.
+Must not know: sockets, HTTP, the environment.
+Invariants: no datagram is longer than ``max_bytes``; a span that cannot be encoded is counted, never raised; each encoder is
+the exact counterpart of the decoder, except that links lose attributes and trace state, and times lose their nanoseconds.
+
+How it is fast: everything that repeats is kept encoded. A *shape* is what name, kind, status, flags, scope and facts
+become; an own attribute is one *piece*; ids and times of a whole batch are made at once (``thrift.i64_fields``).
+"""
+
+from __future__ import annotations
+
+import struct as _struct
+
+from autoinstr.model import MASK_64, Batch, Event, Kind, Link, Resource, SpanContext, SpanData, Status
+from autoinstr.wire import CACHED_CHARACTERS, Cache, DecodeError, thrift, varint
+from autoinstr.wire.values import described, json_text, plain, printable, utf8
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any
+
+    Lost: TypeAlias = tuple[int, int, int]
+    #: Name and flags, tags, how many tags, their names.
+    Shape = tuple[bytes, bytes, int, frozenset[str]]
+    #: Encoded tags and how many they are: an attribute may be said twice, or not at all.
+    Piece = tuple[bytes, int]
+
+#: The longest datagram that Jaeger's agent reads and that its clients send.
+MAX_DATAGRAM_BYTES = 65_000
+
+#: Attributes that are also written under the names that Jaeger's users know (OpenTracing's semantic conventions).
+ALIASES = {
+    "http.request.method": "http.method",
+    "http.response.status_code": "http.status_code",
+    "url.full": "http.url",
+}
+#: The same on client spans only: they are about the other side.
+CLIENT_ALIASES = {
+    "server.address": "peer.hostname",
+    "server.port": "peer.port",
+    "network.peer.address": "peer.ipv4",
+}
+
+_STRING, _DOUBLE, _BOOL, _LONG, _BINARY = range(5)
+_CHILD_OF, _FOLLOWS_FROM = range(2)
+
+#: How many spans have their ids and times encoded in one go; more gains nothing, and costs masks.
+_CHUNK = 64
+_FLAGS_MASK = 0x7FFF_FFFF
+_ZERO = b"\0"
+_I64_MAX = (1 << 63) - 1
+#: The latest time that fits the 64 bits of other formats.
+_LATEST_NS = (1 << 64) - 1
+
+
+# Encoding ---------------------------------------------------------------------------------------------------------
+
+
+class _ThriftEncoder:
+    """What both protocols share: everything but ids, times and envelopes."""
+
+    content_type = "application/x-thrift"
+
+    _fields: Callable[..., bytes]
+    _string: Callable[[bytes], bytes]
+
+    def __init__(self, resource: Resource, max_value_length: int | None = None) -> None:
+        self._limit = max_value_length
+        self._sequence = 0
+        self._shapes = Cache()
+        self._string_prefixes = Cache()
+        self._pieces = _Pieces(client=False), _Pieces(client=True)
+        self._tag_headers = [self._fields([(10, thrift.LIST, [b""] * count)] if count else [], 9) for count in range(64)]
+        self._process = self._struct(
+            [(1, thrift.STRING, utf8(printable(resource.service_name))), (2, thrift.LIST, self._tags(resource.attributes))]
+        )
+
+    def rejected(self, response: bytes) -> int:
+        """Always 0: Jaeger takes a payload as a whole."""
+        return 0
+
+    def _numbers(self, spans: Sequence[SpanData]) -> list[tuple[bytes, bytes]]:
+        """Fields 1 to 4 (ids) and fields 8 and 9 (times) of each span; raises if one of them has none."""
+        raise NotImplementedError
+
+    def _bodies(self, spans: Sequence[SpanData]) -> tuple[list[bytes], int]:
+        """The spans as structs, and how many cannot be encoded."""
+        bodies: list[bytes] = []
+        bad = 0
+        for start in range(0, len(spans), _CHUNK):
+            chunk = spans[start : start + _CHUNK]
+            try:
+                numbers = self._numbers(chunk)
+            except Exception:
+                bad += self._one_by_one(chunk, bodies)
+            else:
+                bad += self._encode(chunk, numbers, bodies)
+        return bodies, bad
+
+    def _one_by_one(self, spans: Sequence[SpanData], bodies: list[bytes]) -> int:
+        """As ``_encode``, when a span among them spoils the chunk."""
+        bad = 0
+        for span in spans:
+            try:
+                numbers = self._numbers([span])
+            except Exception:
+                bad += 1
+            else:
+                bad += self._encode([span], numbers, bodies)
+        return bad
+
+    def _encode(self, spans: Sequence[SpanData], numbers: list[tuple[bytes, bytes]], bodies: list[bytes]) -> int:
+        """Append the structs of ``spans`` to ``bodies``; how many cannot be encoded.
+
+        The hot loop: flat on purpose, no call per attribute on a hit.
+        """
+        bad = 0
+        shape_of, tag_headers, client = self._shapes.get, self._tag_headers, Kind.CLIENT
+        for span, (ids, times) in zip(spans, numbers):
+            try:
+                kind, own = span.kind, span.own
+                key = (span.name, kind, span.status, span.flags, span.scope, span.facts)
+                try:
+                    shape = shape_of(key)
+                except TypeError:  # a fact with an argument that cannot be hashed
+                    shape = None
+                head, tags, count, names = shape or self._shape(span, key)
+                parts = [ids, head, times, b"", tags]
+                if own:
+                    pieces = self._pieces[kind == client]
+                    if not names.isdisjoint(own):
+                        parts[4], count = self._overridden(span)
+                        own = ()
+                    for item in own and own.items():
+                        kind_of_value = type(item[1])
+                        if kind_of_value is str:
+                            piece = pieces.strings.get(item)
+                        elif kind_of_value is int:
+                            piece = pieces.ints.get(item)
+                        else:
+                            piece = None
+                        if piece is None:
+                            piece = self._piece(item, pieces)
+                        parts.append(piece[0])
+                        count += piece[1]
+                if span.events or span.links or span.status_message or span.trace_state or span.dropped:
+                    count = self._extend(parts, count, span)
+                parts[3] = tag_headers[count] if count < 64 else self._fields([(10, thrift.LIST, [b""] * count)], 9)
+                parts.append(_ZERO)
+                bodies.append(b"".join(parts))
+            except Exception:  # noqa: PERF203 - a span that cannot be encoded must not take the others along
+                bad += 1
+        return bad
+
+    def _shape(self, span: SpanData, key: tuple[Any, ...]) -> Shape:
+        """What repeats of a span, encoded and remembered."""
+        attributes = _shape_attributes(span, described(span.facts))
+        tags = self._tags(attributes)
+        shape = self._head(span, []), b"".join(tags), len(tags), frozenset(attributes)
+        try:
+            self._shapes.keep(key, shape, len(shape[0]) + len(shape[1]))
+        except TypeError:
+            pass
+        return shape
+
+    def _overridden(self, span: SpanData) -> Piece:
+        """All tags of a span whose own attributes replace some of its shape's."""
+        tags = self._tags(_shape_attributes(span, {**described(span.facts), **(span.own or {})}))
+        return b"".join(tags), len(tags)
+
+    def _piece(self, item: tuple[str, Any], pieces: _Pieces) -> Piece:
+        """An own attribute, encoded, and remembered if it may well come again."""
+        tags = self._tags(_with_aliases(dict((item,)), pieces.client))
+        piece = b"".join(tags), len(tags)
+        value = item[1]
+        if type(value) is int:
+            pieces.ints.keep(item, piece, len(piece[0]))
+        elif type(value) is str and len(value) <= CACHED_CHARACTERS:
+            pieces.strings.keep(item, piece, len(piece[0]))
+        return piece
+
+    def _extend(self, parts: list[bytes], count: int, span: SpanData) -> int:
+        """Add what few spans have to a span's parts; the new number of tags."""
+        if span.links:
+            parts[1] = self._head(span, [self._reference(link) for link in span.links])
+        tags = self._tags(_rare_attributes(span))
+        parts += tags
+        count += len(tags)
+        if span.events:
+            logs = [self._log(event) for event in span.events]
+            parts.append(self._fields([(11, thrift.LIST, logs)], 10 if count else 9))
+        return count
+
+    def _head(self, span: SpanData, references: list[bytes]) -> bytes:
+        """Fields 5 to 7."""
+        name: thrift.Field = (5, thrift.STRING, utf8(printable(span.name)))
+        flags: thrift.Field = (7, thrift.I32, span.flags & _FLAGS_MASK)
+        return self._fields([name, (6, thrift.LIST, references), flags] if references else [name, flags], 4)
+
+    def _reference(self, link: Link) -> bytes:
+        context = link.context
+        return self._struct(
+            [
+                (1, thrift.I32, _CHILD_OF if link.child_of else _FOLLOWS_FROM),
+                (2, thrift.I64, thrift.signed(context.trace_id & MASK_64)),
+                (3, thrift.I64, thrift.signed(context.trace_id >> 64)),
+                (4, thrift.I64, thrift.signed(context.span_id)),
+            ]
+        )
+
+    def _log(self, event: Event) -> bytes:
+        fields = self._tags({"event": event.name}) if event.name else []
+        fields += self._tags(event.attributes)
+        return self._struct([(1, thrift.I64, event.time_ns // 1000), (2, thrift.LIST, fields)])
+
+    def _tags(self, attributes: Mapping[str, Any]) -> list[bytes]:
+        """A tag for each attribute that has a value."""
+        return [self._tag(printable(key), value) for key, value in attributes.items() if value is not None]
+
+    def _tag(self, key: str, value: object) -> bytes:
+        value = plain(value, self._limit)
+        if isinstance(value, list | dict):
+            value = json_text(value)[: self._limit]
+        if isinstance(value, str):
+            return self._string_prefix(key) + self._string(utf8(value)) + _ZERO
+        kind, field = _tag_field(value)
+        return self._struct([(1, thrift.STRING, utf8(key)), (2, thrift.I32, kind), field])
+
+    def _string_prefix(self, key: str) -> bytes:
+        """A string tag up to its value: most attributes that vary are strings, under a few names."""
+        prefix: bytes | None = self._string_prefixes.get(key)
+        if prefix is None:
+            empty = self._fields([(1, thrift.STRING, utf8(key)), (2, thrift.I32, _STRING), (3, thrift.STRING, b"")])
+            prefix = empty[: -len(self._string(b""))]
+            self._string_prefixes.keep(key, prefix, len(prefix))
+        return prefix
+
+    def _struct(self, fields: Sequence[thrift.Field]) -> bytes:
+        return self._fields(fields) + _ZERO
+
+    def _batch_end(self, lost: Lost | None) -> bytes:
+        """What follows the spans in a batch: its number and what was lost so far, unless ``lost`` is ``None``."""
+        if lost is None:
+            return _ZERO
+        counts: list[thrift.Field] = [(index + 1, thrift.I64, count) for index, count in enumerate(lost)]
+        return self._fields([(3, thrift.I64, self._sequence), (4, thrift.STRUCT, self._struct(counts))], 2) + _ZERO
+
+
+class CompactEncoder(_ThriftEncoder):
+    """``Agent.emitBatch`` messages in the compact protocol, one per datagram (UDP port 6831)."""
+
+    _fields = staticmethod(thrift.compact_fields)
+    _string = staticmethod(thrift.compact_string)
+
+    def __init__(
+        self, resource: Resource, max_bytes: int = MAX_DATAGRAM_BYTES, max_value_length: int | None = None
+    ) -> None:
+        super().__init__(resource, max_value_length)
+        self._max_bytes = max_bytes
+
+    def encode(self, spans: Sequence[SpanData], lost: Lost | None = (0, 0, 0)) -> tuple[list[tuple[bytes, int]], int]:
+        """As ``model.Encoder.encode``; with ``lost=None`` without batch number and counts, as Jaeger's Python client."""
+        bodies, bad = self._bodies(spans)
+        payloads: list[tuple[bytes, int]] = []
+        at = 0
+        while at < len(bodies):
+            payload, taken, too_large = self._datagram(bodies, at, lost)
+            at += taken + too_large
+            bad += too_large
+            if taken:
+                payloads.append((payload, taken))
+        return payloads, bad
+
+    def _datagram(self, bodies: list[bytes], at: int, lost: Lost | None) -> tuple[bytes, int, int]:
+        """The message with as many spans from ``at`` on as fit, and their number; or the number of too large ones: 1."""
+        self._sequence += 1
+        start = (
+            thrift.compact_message_header(b"emitBatch", thrift.ONEWAY, self._sequence)
+            + thrift.compact_fields([(1, thrift.STRUCT, thrift.compact_fields([(1, thrift.STRUCT, self._process)]))])
+        )
+        end = self._batch_end(lost) + _ZERO
+        room = self._max_bytes - len(start) - len(end)
+        stop = at
+        while stop < len(bodies) and len(_spans_header(stop + 1 - at)) + len(bodies[stop]) <= room:
+            room -= len(bodies[stop])
+            stop += 1
+        if stop == at:
+            self._sequence -= 1
+            return b"", 0, 1
+        return b"".join((start, _spans_header(stop - at), *bodies[at:stop], end)), stop - at, 0
+
+    def _numbers(self, spans: Sequence[SpanData]) -> list[tuple[bytes, bytes]]:
+        values: list[int] = []
+        vanished: list[int] = []
+        for span in spans:
+            trace_id, start_ns = span.trace_id, span.start_ns
+            low, span_id, start = trace_id & MASK_64, span.span_id, start_ns // 1000
+            duration = (span.end_ns - start_ns) // 1000
+            if not (low and span_id and start):
+                vanished.append(len(values))
+            values += (low, trace_id >> 64, span_id, span.parent_id, start, duration if duration > 0 else 0)
+        raw = thrift.i64_fields(values, 6)
+        numbers = []
+        ids_end, times_end = 4 * thrift.LANE, 6 * thrift.LANE
+        at = 0
+        for span in spans:
+            # Zeros vanish with the filling. Those that are common are put back here: no high half, no parent, no time.
+            if span.trace_id > MASK_64:
+                ids = raw[at : at + ids_end].translate(None, _ZERO)
+            else:
+                middle = at + 2 * thrift.LANE
+                ids = raw[at:middle].translate(None, _ZERO) + _ZERO + raw[middle : at + ids_end].translate(None, _ZERO)
+            if not span.parent_id:
+                ids += _ZERO
+            times = raw[at + ids_end : at + times_end].translate(None, _ZERO)
+            if not raw[at + times_end - thrift.LANE + 1]:
+                times += _ZERO
+            numbers.append((ids, times))
+            at += times_end
+        for first in vanished:
+            fields = [b"\x16" + thrift.zigzag_varint(thrift.signed(value)) for value in values[first : first + 6]]
+            numbers[first // 6] = b"".join(fields[:4]), b"".join(fields[4:])
+        return numbers
+
+
+class BinaryEncoder(_ThriftEncoder):
+    """A bare ``Batch`` in the binary protocol, as Jaeger's collector takes it over HTTP (port 14268)."""
+
+    _fields = staticmethod(thrift.binary_fields)
+    _string = staticmethod(thrift.binary_string)
+
+    def encode(self, spans: Sequence[SpanData], lost: Lost | None = (0, 0, 0)) -> tuple[list[tuple[bytes, int]], int]:
+        """As ``model.Encoder.encode``; with ``lost=None`` without batch number and counts, as Jaeger's Python client."""
+        bodies, bad = self._bodies(spans)
+        if not bodies:
+            return [], bad
+        self._sequence += 1
+        batch = thrift.binary_fields([(1, thrift.STRUCT, self._process), (2, thrift.LIST, bodies)])
+        return [(batch + self._batch_end(lost), len(bodies))], bad
+
+    def _numbers(self, spans: Sequence[SpanData]) -> list[tuple[bytes, bytes]]:
+        pack_ids, pack_times = _BINARY_IDS.pack, _BINARY_TIMES.pack
+        numbers = []
+        for span in spans:
+            trace_id, start_ns = span.trace_id, span.start_ns
+            duration = (span.end_ns - start_ns) // 1000
+            numbers.append(
+                (
+                    pack_ids(
+                        *(b"\x0a\0\1", trace_id & MASK_64, b"\x0a\0\2", trace_id >> 64),
+                        *(b"\x0a\0\3", span.span_id, b"\x0a\0\4", span.parent_id),
+                    ),
+                    pack_times(b"\x0a\0\x08", start_ns // 1000, b"\x0a\0\x09", duration if duration > 0 else 0),
+                )
+            )
+        return numbers
+
+
+_BINARY_IDS = _struct.Struct(">3sQ3sQ3sQ3sQ")
+_BINARY_TIMES = _struct.Struct(">3sQ3sQ")
+
+
+class _Pieces:
+    """Own attributes that were encoded before; numbers apart from text, since 1 == True == 1.0 but "1" != 1."""
+
+    __slots__ = ("client", "ints", "strings")
+
+    def __init__(self, *, client: bool) -> None:
+        self.client = client
+        self.strings = Cache()
+        self.ints = Cache()
+
+
+def _spans_header(count: int) -> bytes:
+    """Field 2 of a compact ``Batch``, up to the first of ``count`` spans."""
+    if count < 15:
+        return bytes((0x19, count << 4 | 0x0C))
+    return b"\x19\xfc" + varint(count)
+
+
+def _tag_field(value: Any) -> tuple[int, thrift.Field]:
+    """The type of a tag and the field that holds its value."""
+    if isinstance(value, bool):
+        return _BOOL, (5, thrift.BOOL, value)
+    if isinstance(value, int):
+        return _LONG, (6, thrift.I64, value)
+    if isinstance(value, float):
+        return _DOUBLE, (4, thrift.DOUBLE, value)
+    return _BINARY, (7, thrift.STRING, value)
+
+
+def _shape_attributes(span: SpanData, attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """What a span's kind, status and scope are as tags, and its attributes with their aliases; attributes win."""
+    said: dict[str, Any] = {}
+    if span.kind:
+        said["span.kind"] = Kind.NAMES[span.kind]
+    if span.status == Status.ERROR:
+        said["error"] = True
+    elif span.status == Status.OK:
+        said["otel.status_code"] = Status.NAMES[Status.OK]
+    if span.scope:
+        said["component"] = span.scope
+    said.update(_with_aliases(attributes, span.kind == Kind.CLIENT))
+    return said
+
+
+def _rare_attributes(span: SpanData) -> dict[str, Any]:
+    """What few spans have, as tags."""
+    said: dict[str, Any] = {}
+    if span.status_message:
+        if span.status == Status.ERROR:
+            said["otel.status_code"] = Status.NAMES[Status.ERROR]
+        said["otel.status_description"] = span.status_message
+    if span.trace_state:
+        said["w3c.tracestate"] = span.trace_state
+    for name, count in zip(_DROPPED, span.dropped or ()):
+        if count:
+            said[name] = count
+    return said
+
+
+_DROPPED = ("otel.dropped_attributes_count", "otel.dropped_events_count", "otel.dropped_links_count")
+
+
+def _with_aliases(attributes: Mapping[str, Any], client: bool) -> dict[str, Any]:
+    """``attributes`` and what they are called in OpenTracing, where they are not there under that name already."""
+    result = dict(attributes)
+    for name, value in attributes.items():
+        alias = ALIASES.get(name) or (CLIENT_ALIASES.get(name) if client else None)
+        if alias and (alias != "peer.ipv4" or _is_ipv4(value)):
+            result.setdefault(alias, value)
+    return result
+
+
+def _is_ipv4(value: object) -> bool:
+    parts = value.split(".") if isinstance(value, str) else ()
+    return len(parts) == 4 and all(part.isdecimal() and part.isascii() and len(part) < 4 for part in parts)
+
+
+# Decoding ---------------------------------------------------------------------------------------------------------
+
+
+def decode_message(data: bytes) -> Batch:
+    """The batch of an ``emitBatch`` message as agents receive it over UDP, in the compact or the binary protocol.
+
+    Calls are accepted as well as oneway messages: Jaeger's Go client sends the former. ``DecodeError`` on anything else.
+    """
+    data = bytes(data)
+    reader = thrift.CompactReader(data) if data[:1] == b"\x82" else thrift.BinaryReader(data)
+    name = reader.message_name()
+    if name != b"emitBatch":
+        raise DecodeError(f"not a Jaeger batch, but a call of {name[:50]!r}")
+    return _batch(_child(reader.struct(), 1))
+
+
+def decode_batch(data: bytes) -> Batch:
+    """A bare batch in the binary protocol, as collectors receive it over HTTP; ``DecodeError`` on anything else."""
+    return _batch(thrift.BinaryReader(bytes(data)).struct())
+
+
+def decode_compact_batch(data: bytes) -> Batch:
+    """A bare batch in the compact protocol; ``DecodeError`` on anything else."""
+    return _batch(thrift.CompactReader(bytes(data)).struct())
+
+
+def _batch(fields: thrift.Struct) -> Batch:
+    process = _child(fields, 1)
+    resource = Resource(_text(process, 1), _attributes(process, 2))
+    spans = [_span(span) for span in _children(fields, 2, required=True)]
+    stats = _child(fields, 4) if 4 in fields else None
+    lost = (_int(stats, 1), _int(stats, 2), _int(stats, 3)) if stats is not None else None
+    return Batch(resource, spans, _int(fields, 3) if 3 in fields else None, lost)
+
+
+def _span(fields: thrift.Struct) -> SpanData:
+    start = max(_int(fields, 8), 0)
+    span = SpanData(
+        _text(fields, 5),
+        _trace_id(fields, 1),
+        _int(fields, 3) & MASK_64,
+        _int(fields, 4) & MASK_64,
+        kind=Kind.UNSPECIFIED,
+        flags=_int(fields, 7) & _FLAGS_MASK,
+        start_ns=min(start * 1000, _LATEST_NS),
+        end_ns=min((start + max(_int(fields, 9), 0)) * 1000, _LATEST_NS),
+        events=[_event(log) for log in _children(fields, 11)] or None,
+    )
+    _take_references(span, [_link(reference) for reference in _children(fields, 6)])
+    _take_attributes(span, _attributes(fields, 10))
+    return span
+
+
+def _take_references(span: SpanData, links: list[Link]) -> None:
+    """Find the parent as Jaeger's collector does: the field, else the first CHILD_OF, else the first FOLLOWS_FROM."""
+    if not span.parent_id:
+        in_trace = [link for link in links if link.context.trace_id == span.trace_id]
+        parents = [link for link in in_trace if link.child_of] or in_trace
+        span.parent_id = parents[0].context.span_id if parents else 0
+    parent = span.trace_id, span.parent_id
+    span.links = [link for link in links if not link.child_of or (link.context.trace_id, link.context.span_id) != parent]
+
+
+def _take_attributes(span: SpanData, attributes: dict[str, Any]) -> None:
+    """Give a span its attributes, and what its codec or its client said about it by tags."""
+    kind = attributes.get("span.kind")
+    if isinstance(kind, str) and kind in Kind.NAMES:
+        span.kind = Kind.NAMES.index(kind)
+        del attributes["span.kind"]
+    code = attributes.get("otel.status_code")
+    if isinstance(code, str) and code in Status.NAMES:
+        span.status = Status.NAMES.index(code)
+        del attributes["otel.status_code"]
+    error = attributes.get("error")
+    if error is True or error == "true":
+        span.status = Status.ERROR
+        del attributes["error"]
+    span.status_message = _pop_text(attributes, "otel.status_description")
+    span.trace_state = _pop_text(attributes, "w3c.tracestate")
+    span.scope = _pop_text(attributes, "component")
+    dropped = [attributes.pop(name) if type(attributes.get(name)) is int else 0 for name in _DROPPED]
+    if any(dropped):
+        span.dropped = dropped[0], dropped[1], dropped[2]
+    span.own = attributes or None
+
+
+def _pop_text(attributes: dict[str, Any], name: str) -> str:
+    return attributes.pop(name) if isinstance(attributes.get(name), str) else ""
+
+
+def _link(fields: thrift.Struct) -> Link:
+    context = SpanContext(_trace_id(fields, 2), _int(fields, 4) & MASK_64)
+    return Link(context, child_of=_int(fields, 1) == _CHILD_OF)
+
+
+def _event(fields: thrift.Struct) -> Event:
+    name = ""
+    attributes = {}
+    for key, value in [_key_value(tag) for tag in _children(fields, 2, required=True)]:
+        if key == "event" and not name and isinstance(value, str):
+            name = value
+        else:
+            attributes[key] = value
+    return Event(name, min(max(_int(fields, 1), 0) * 1000, _LATEST_NS), attributes)
+
+
+def _attributes(fields: thrift.Struct, field: int) -> dict[str, Any]:
+    """Tags as a dictionary; of a name that comes twice the last one counts."""
+    return dict([_key_value(tag) for tag in _children(fields, field)])
+
+
+def _key_value(fields: thrift.Struct) -> tuple[str, Any]:
+    kind = _int(fields, 2)
+    if kind == _STRING:
+        return _text(fields, 1), _optional(fields, 3, bytes, b"").decode("utf-8", "replace")
+    if kind == _BOOL:
+        return _text(fields, 1), _optional(fields, 5, bool, False)
+    if kind == _LONG:
+        return _text(fields, 1), _optional(fields, 6, int, 0)
+    if kind == _DOUBLE:
+        return _text(fields, 1), _optional(fields, 4, float, 0.0)
+    if kind == _BINARY:
+        return _text(fields, 1), _optional(fields, 7, bytes, b"")
+    raise DecodeError(f"tag of unknown type {kind}")
+
+
+def _trace_id(fields: thrift.Struct, low: int) -> int:
+    """A trace id from its halves, whose fields follow each other, the lower one first."""
+    return (_int(fields, low + 1) & MASK_64) << 64 | _int(fields, low) & MASK_64
+
+
+def _optional(fields: thrift.Struct, field: int, kind: type, default: Any) -> Any:
+    value = fields.get(field, default)
+    if type(value) is not kind:
+        raise DecodeError(f"field {field} is a {type(value).__name__} where a {kind.__name__} belongs")
+    return value
+
+
+def _required(fields: thrift.Struct, field: int, kind: type) -> Any:
+    if field not in fields:
+        raise DecodeError(f"field {field} is missing")
+    return _optional(fields, field, kind, None)
+
+
+def _int(fields: thrift.Struct, field: int) -> int:
+    value: int = _required(fields, field, int)
+    return value
+
+
+def _text(fields: thrift.Struct, field: int) -> str:
+    value: bytes = _required(fields, field, bytes)
+    return value.decode("utf-8", "replace")
+
+
+def _child(fields: thrift.Struct, field: int) -> thrift.Struct:
+    value: thrift.Struct = _required(fields, field, dict)
+    return value
+
+
+def _children(fields: thrift.Struct, field: int, *, required: bool = False) -> list[thrift.Struct]:
+    """The structs of a list."""
+    value: list[Any] = _required(fields, field, list) if required else _optional(fields, field, list, [])
+    if any(type(item) is not dict for item in value):
+        raise DecodeError(f"field {field} is a list of something else than structs")
+    return value
