@@ -155,6 +155,7 @@ class RemoteSampler:
 
     def _keep_polling(self, answered: Event, stopping: Event) -> None:
         self.poll()
+        answered.set()
         # `_is_stopped` too: `stop` may have come before it could see the thread.
         while not stopping.wait(self._refresh_s) and not self._is_stopped:
             self.poll()

@@ -7,6 +7,7 @@ with 1 and says what is missing when a trace does not become complete. Leaves no
 
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -18,6 +19,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -25,6 +27,7 @@ HOST = "127.0.0.1"
 START_SECONDS = 30
 TRACE_SECONDS = 20
 STOP_SECONDS = 5
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 #: Free by default, but on a developer's machine a Jaeger may run already: then any other port does.
 BACKEND_PORTS = {"query": 16686, "sampling": 5778, "collector": 14268, "otlp": 4318, "zipkin": 9411, "agent": 6831}
@@ -51,7 +54,7 @@ class Processes:
         self._running = {}
 
     def start(self, name, command, **variables):
-        with open(self._folder / f"{name}.log", "wb") as log:
+        with open(self._folder / f"{name}.log", "wb") as log, signals_wait():
             # A session of its own: Ctrl-C reaches the demo alone, and children of children can be ended with it.
             self._running[name] = subprocess.Popen(
                 [sys.executable, *command],
@@ -94,7 +97,7 @@ def main():
     keep = "--keep" in sys.argv[1:]
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in ENDING[1:]:
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     with tempfile.TemporaryDirectory(prefix="autoinstr-demo-") as folder:
         processes = Processes(folder)
@@ -107,7 +110,8 @@ def main():
             return 0 if keep else 130
         finally:
             # A second, impatient Ctrl-C must not leave half of it running.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            for number in ENDING:
+                signal.signal(number, signal.SIG_IGN)
             processes.stop()
     return 0
 
@@ -129,16 +133,22 @@ def run(processes, folder, keep):
 
 def start_backend(processes, folder):
     """The ports of the backend, by name, once it listens."""
-    ports_file = Path(folder) / "ports.json"
-    command = ["-m", "autoinstr", "serve", "--host", HOST, "--ports-file", str(ports_file)]
-    for name, port in BACKEND_PORTS.items():
-        kind = socket.SOCK_DGRAM if name == "agent" else socket.SOCK_STREAM
-        command += [f"--{name}-port", str(port if is_free(port, kind) else 0)]
-    processes.start("backend", command)
-    wait_until(ports_file.exists, processes, START_SECONDS, "the backend does not start")
-    ports = json.loads(ports_file.read_text(encoding="utf-8"))
+    free = {name: port if is_free(port, udp=name == "agent") else 0 for name, port in BACKEND_PORTS.items()}
+    try:
+        ports = serve(processes, folder, free)
+    except DemoError:
+        # Somebody else may have taken one of them in the meantime.
+        ports = serve(processes, folder, dict.fromkeys(BACKEND_PORTS, 0))
     announce("backend", ports["query"], "autoinstr serve")
     return ports
+
+
+def serve(processes, folder, ports):
+    ports_file = Path(folder) / "ports.json"
+    options = [word for name, port in ports.items() for word in (f"--{name}-port", str(port))]
+    processes.start("backend", ["-m", "autoinstr", "serve", "--host", HOST, "--ports-file", str(ports_file), *options])
+    wait_until(ports_file.exists, processes, START_SECONDS, "the backend does not start")
+    return json.loads(ports_file.read_text(encoding="utf-8"))
 
 
 def start_shop(processes, backend):
@@ -249,25 +259,38 @@ def wait_until(condition, processes, seconds, complaint):
         time.sleep(0.1)
 
 
+@contextmanager
+def signals_wait():
+    """No end within the block: a process that is just being started is not known yet, and would be left behind."""
+    came = []
+    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in ENDING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    for number in came:
+        signal.raise_signal(number)
+
+
 def clean_environment():
-    """The reader's own tracing variables would change what the demo shows."""
-    ours = ("JAEGER_", "OTEL_", "AUTOINSTR_", "FLASK_")
-    return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    """As in an activated environment, and without the reader's tracing variables, which would change what is shown."""
+    others = ("JAEGER_", "OTEL_", "AUTOINSTR_", "FLASK_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(others)}
+    # Not resolved: the interpreter of a virtual environment is a link to one outside, where flask may be another.
+    commands = os.path.dirname(os.path.abspath(sys.executable))
+    return {**kept, "PATH": f"{commands}{os.pathsep}{kept.get('PATH', os.defpath)}"}
 
 
 def free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    for sock in sockets:
-        sock.bind((HOST, 0))
-    ports = [sock.getsockname()[1] for sock in sockets]
-    for sock in sockets:
-        sock.close()
-    return ports
+    """Below those that systems give to outgoing connections, one of which could take the port before the service."""
+    candidates = random.sample(range(20_000, 32_000), 200)
+    return [port for port in candidates if is_free(port)][:count]
 
 
-def is_free(port, kind):
-    with socket.socket(socket.AF_INET, kind) as sock:
-        if kind == socket.SOCK_STREAM:
+def is_free(port, *, udp=False):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM if udp else socket.SOCK_STREAM) as sock:
+        if not udp:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             sock.bind((HOST, port))

@@ -14,6 +14,7 @@ from urllib.request import ProxyHandler, build_opener
 
 import pytest
 
+from autoinstr import sampling
 from autoinstr.remote import RemoteSampler
 from autoinstr.sampling import ConstSampler
 
@@ -180,6 +181,7 @@ def test_one_thread_for_many_first_decisions(backend, build):
         caller.start()
     for caller in callers:
         caller.join(DEADLINE_S)
+    sampler.ensure_started()
     assert before + 1 == polling_threads()
     assert next(thread for thread in threading.enumerate() if thread.name == "autoinstr-sampling").daemon
 
@@ -304,6 +306,13 @@ def test_stop_before_the_start(backend, build):
     sampler.after_fork()
     assert sampler.decide(TRACE_ID, "op")[1] == "const"
     assert (None, []) == (sampler._thread, backend.paths)
+
+
+def test_after_fork_renews_the_lock_of_the_samplers(build):
+    """A worker forked while its master took a credit would hang at its first trace."""
+    before = sampling._lock
+    build().after_fork()
+    assert sampling._lock is not before
 
 
 def in_child(work) -> int:

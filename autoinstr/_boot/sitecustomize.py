@@ -61,7 +61,8 @@ def step_aside():
     Returns this module, which Python 2 would empty if nobody held it any longer.
     """
     folder = os.path.dirname(os.path.abspath(__file__))
-    sys.path[:] = [entry for entry in sys.path if not entry or os.path.abspath(entry) != folder]
+    # ``site`` has made all entries absolute by now.
+    sys.path[:] = [entry for entry in sys.path if entry != folder]
     this = sys.modules.pop("sitecustomize", None)
     __import__("sitecustomize")
     return this

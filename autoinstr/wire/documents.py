@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _UINT_MAX = (1 << 64) - 1
 _INT_MIN = -(1 << 63)
+_BASE64 = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 
 
 def json_value(data: bytes) -> Any:
@@ -96,13 +97,16 @@ def double_of(value: object) -> float:
 
 
 def bytes_of(value: object) -> bytes:
-    """Bytes, written in base64."""
+    """Bytes, written in base64, in either alphabet and with or without padding (proto3's JSON mapping)."""
     from binascii import a2b_base64
 
     if not isinstance(value, str):
         raise DecodeError("not base64")
+    digits = value.rstrip("=").replace("-", "+").replace("_", "/")
+    if digits.strip(_BASE64):
+        raise DecodeError("not base64")
     try:
-        return a2b_base64(value)
+        return a2b_base64(digits + "=" * (-len(digits) % 4))
     except ValueError:
         raise DecodeError("not base64") from None
 

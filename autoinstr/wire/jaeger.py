@@ -1,10 +1,11 @@
 """Jaeger's Thrift format: spans to datagrams (compact) and HTTP bodies (binary), and back.
 
-Owns: how a span is said in ``jaeger.thrift`` (tags for kind, status and scope, references for links, logs for events), the
-tag names that Jaeger's users search by, and the splitting into datagrams.
+Owns: how a span is said in ``jaeger.thrift`` (tags for kind, status and scope, references for links, logs for events),
+the tag names that Jaeger's users search by, and the splitting into datagrams.
 Must not know: sockets, HTTP, the environment.
-Invariants: no datagram is longer than ``max_bytes``; a span that cannot be encoded is counted, never raised; each encoder is
-the exact counterpart of the decoder, except that links lose attributes and trace state, and times lose their nanoseconds.
+Invariants: no datagram is longer than ``max_bytes``; a span that cannot be encoded is counted, never raised; encoders
+and decoders are exact counterparts, except that links lose attributes, trace state and flags, times lose their
+nanoseconds, and lists and dictionaries become JSON text.
 
 How it is fast: everything that repeats is kept encoded. A *shape* is what name, kind, status, flags, scope and facts
 become; an own attribute is one *piece*; ids and times of a whole batch are made at once (``thrift.i64_fields``).
@@ -21,13 +22,13 @@ from autoinstr.wire.values import described, json_text, plain, printable, utf8
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from typing import Any
+    from typing import Any, TypeAlias
 
     Lost: TypeAlias = tuple[int, int, int]
     #: Name and flags, tags, how many tags, their names.
-    Shape = tuple[bytes, bytes, int, frozenset[str]]
+    Shape: TypeAlias = tuple[bytes, bytes, int, frozenset[str]]
     #: Encoded tags and how many they are: an attribute may be said twice, or not at all.
-    Piece = tuple[bytes, int]
+    Piece: TypeAlias = tuple[bytes, int]
 
 #: The longest datagram that Jaeger's agent reads and that its clients send.
 MAX_DATAGRAM_BYTES = 65_000
@@ -52,6 +53,7 @@ _CHILD_OF, _FOLLOWS_FROM = range(2)
 _CHUNK = 64
 _FLAGS_MASK = 0x7FFF_FFFF
 _ZERO = b"\0"
+_NOTHING: dict[str, Any] = {}
 _I64_MAX = (1 << 63) - 1
 #: The latest time that fits the 64 bits of other formats.
 _LATEST_NS = (1 << 64) - 1
@@ -74,10 +76,12 @@ class _ThriftEncoder:
         self._shapes = Cache()
         self._string_prefixes = Cache()
         self._pieces = _Pieces(client=False), _Pieces(client=True)
-        self._tag_headers = [self._fields([(10, thrift.LIST, [b""] * count)] if count else [], 9) for count in range(64)]
-        self._process = self._struct(
-            [(1, thrift.STRING, utf8(printable(resource.service_name))), (2, thrift.LIST, self._tags(resource.attributes))]
-        )
+        self._tag_headers = [
+            self._fields([(10, thrift.LIST, [b""] * count)] if count else [], 9) for count in range(64)
+        ]
+        name: thrift.Field = (1, thrift.STRING, utf8(printable(resource.service_name)))
+        tags = self._tags(resource.attributes)
+        self._process = self._struct([name, (2, thrift.LIST, tags)] if tags else [name])
 
     def rejected(self, response: bytes) -> int:
         """Always 0: Jaeger takes a payload as a whole."""
@@ -120,7 +124,7 @@ class _ThriftEncoder:
         """
         bad = 0
         shape_of, tag_headers, client = self._shapes.get, self._tag_headers, Kind.CLIENT
-        for span, (ids, times) in zip(spans, numbers):
+        for span, (ids, times) in zip(spans, numbers, strict=True):
             try:
                 kind, own = span.kind, span.own
                 key = (span.name, kind, span.status, span.flags, span.scope, span.facts)
@@ -134,8 +138,8 @@ class _ThriftEncoder:
                     pieces = self._pieces[kind == client]
                     if not names.isdisjoint(own):
                         parts[4], count = self._overridden(span)
-                        own = ()
-                    for item in own and own.items():
+                        own = _NOTHING
+                    for item in own.items():
                         kind_of_value = type(item[1])
                         if kind_of_value is str:
                             piece = pieces.strings.get(item)
@@ -152,15 +156,16 @@ class _ThriftEncoder:
                 parts[3] = tag_headers[count] if count < 64 else self._fields([(10, thrift.LIST, [b""] * count)], 9)
                 parts.append(_ZERO)
                 bodies.append(b"".join(parts))
-            except Exception:  # noqa: PERF203 - a span that cannot be encoded must not take the others along
+            except Exception:  # a span that cannot be encoded must not take the others along
                 bad += 1
         return bad
 
     def _shape(self, span: SpanData, key: tuple[Any, ...]) -> Shape:
         """What repeats of a span, encoded and remembered."""
-        attributes = _shape_attributes(span, described(span.facts))
-        tags = self._tags(attributes)
-        shape = self._head(span, []), b"".join(tags), len(tags), frozenset(attributes)
+        attributes = _with_aliases(described(span.facts), span.kind == Kind.CLIENT)
+        said = _said_by_tags(span)
+        tags = self._shape_tags(said, attributes)
+        shape = self._head(span, []), b"".join(tags), len(tags), frozenset(attributes) | frozenset(said)
         try:
             self._shapes.keep(key, shape, len(shape[0]) + len(shape[1]))
         except TypeError:
@@ -169,12 +174,17 @@ class _ThriftEncoder:
 
     def _overridden(self, span: SpanData) -> Piece:
         """All tags of a span whose own attributes replace some of its shape's."""
-        tags = self._tags(_shape_attributes(span, {**described(span.facts), **(span.own or {})}))
+        attributes = {**described(span.facts), **(span.own or {})}
+        tags = self._shape_tags(_said_by_tags(span), _with_aliases(attributes, span.kind == Kind.CLIENT))
         return b"".join(tags), len(tags)
+
+    def _shape_tags(self, said: Mapping[str, Any], attributes: Mapping[str, Any]) -> list[bytes]:
+        """Tags of both; attributes win, and only they are cut."""
+        return self._tags({name: said[name] for name in said if name not in attributes}) + self._cut_tags(attributes)
 
     def _piece(self, item: tuple[str, Any], pieces: _Pieces) -> Piece:
         """An own attribute, encoded, and remembered if it may well come again."""
-        tags = self._tags(_with_aliases(dict((item,)), pieces.client))
+        tags = self._cut_tags(_with_aliases(dict((item,)), pieces.client))
         piece = b"".join(tags), len(tags)
         value = item[1]
         if type(value) is int:
@@ -214,17 +224,22 @@ class _ThriftEncoder:
 
     def _log(self, event: Event) -> bytes:
         fields = self._tags({"event": event.name}) if event.name else []
-        fields += self._tags(event.attributes)
+        fields += self._cut_tags(event.attributes)
         return self._struct([(1, thrift.I64, event.time_ns // 1000), (2, thrift.LIST, fields)])
 
     def _tags(self, attributes: Mapping[str, Any]) -> list[bytes]:
         """A tag for each attribute that has a value."""
-        return [self._tag(printable(key), value) for key, value in attributes.items() if value is not None]
+        return [self._tag(printable(key), plain(value)) for key, value in attributes.items() if value is not None]
 
-    def _tag(self, key: str, value: object) -> bytes:
-        value = plain(value, self._limit)
+    def _cut_tags(self, attributes: Mapping[str, Any]) -> list[bytes]:
+        """As ``_tags``, with long values cut."""
+        if self._limit is None:
+            return self._tags(attributes)
+        return self._tags({key: plain(value, self._limit) for key, value in attributes.items()})
+
+    def _tag(self, key: str, value: Any) -> bytes:
         if isinstance(value, list | dict):
-            value = json_text(value)[: self._limit]
+            value = json_text(value)
         if isinstance(value, str):
             return self._string_prefix(key) + self._string(utf8(value)) + _ZERO
         kind, field = _tag_field(value)
@@ -263,7 +278,7 @@ class CompactEncoder(_ThriftEncoder):
         self._max_bytes = max_bytes
 
     def encode(self, spans: Sequence[SpanData], lost: Lost | None = (0, 0, 0)) -> tuple[list[tuple[bytes, int]], int]:
-        """As ``model.Encoder.encode``; with ``lost=None`` without batch number and counts, as Jaeger's Python client."""
+        """As ``model.Encoder.encode``; ``lost=None`` leaves batch number and counts out, as Jaeger's Python client."""
         bodies, bad = self._bodies(spans)
         payloads: list[tuple[bytes, int]] = []
         at = 0
@@ -276,11 +291,10 @@ class CompactEncoder(_ThriftEncoder):
         return payloads, bad
 
     def _datagram(self, bodies: list[bytes], at: int, lost: Lost | None) -> tuple[bytes, int, int]:
-        """The message with as many spans from ``at`` on as fit, and their number; or the number of too large ones: 1."""
+        """The message of as many spans from ``at`` on as fit, their number, and 1 if not even the first fits."""
         self._sequence += 1
-        start = (
-            thrift.compact_message_header(b"emitBatch", thrift.ONEWAY, self._sequence)
-            + thrift.compact_fields([(1, thrift.STRUCT, thrift.compact_fields([(1, thrift.STRUCT, self._process)]))])
+        start = thrift.compact_message_header(b"emitBatch", thrift.ONEWAY, self._sequence) + thrift.compact_fields(
+            [(1, thrift.STRUCT, thrift.compact_fields([(1, thrift.STRUCT, self._process)]))]
         )
         end = self._batch_end(lost) + _ZERO
         room = self._max_bytes - len(start) - len(end)
@@ -334,7 +348,7 @@ class BinaryEncoder(_ThriftEncoder):
     _string = staticmethod(thrift.binary_string)
 
     def encode(self, spans: Sequence[SpanData], lost: Lost | None = (0, 0, 0)) -> tuple[list[tuple[bytes, int]], int]:
-        """As ``model.Encoder.encode``; with ``lost=None`` without batch number and counts, as Jaeger's Python client."""
+        """As ``model.Encoder.encode``; ``lost=None`` leaves batch number and counts out, as Jaeger's Python client."""
         bodies, bad = self._bodies(spans)
         if not bodies:
             return [], bad
@@ -393,8 +407,8 @@ def _tag_field(value: Any) -> tuple[int, thrift.Field]:
     return _BINARY, (7, thrift.STRING, value)
 
 
-def _shape_attributes(span: SpanData, attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """What a span's kind, status and scope are as tags, and its attributes with their aliases; attributes win."""
+def _said_by_tags(span: SpanData) -> dict[str, Any]:
+    """A span's kind, status and scope, for which Jaeger's format has no fields."""
     said: dict[str, Any] = {}
     if span.kind:
         said["span.kind"] = Kind.NAMES[span.kind]
@@ -404,7 +418,6 @@ def _shape_attributes(span: SpanData, attributes: Mapping[str, Any]) -> dict[str
         said["otel.status_code"] = Status.NAMES[Status.OK]
     if span.scope:
         said["component"] = span.scope
-    said.update(_with_aliases(attributes, span.kind == Kind.CLIENT))
     return said
 
 
@@ -417,7 +430,7 @@ def _rare_attributes(span: SpanData) -> dict[str, Any]:
         said["otel.status_description"] = span.status_message
     if span.trace_state:
         said["w3c.tracestate"] = span.trace_state
-    for name, count in zip(_DROPPED, span.dropped or ()):
+    for name, count in zip(_DROPPED, span.dropped or (), strict=False):
         if count:
             said[name] = count
     return said
@@ -447,7 +460,7 @@ def _is_ipv4(value: object) -> bool:
 def decode_message(data: bytes) -> Batch:
     """The batch of an ``emitBatch`` message as agents receive it over UDP, in the compact or the binary protocol.
 
-    Calls are accepted as well as oneway messages: Jaeger's Go client sends the former. ``DecodeError`` on anything else.
+    Calls are taken as well as oneway messages: Jaeger's Go client sends the former. ``DecodeError`` on anything else.
     """
     data = bytes(data)
     reader = thrift.CompactReader(data) if data[:1] == b"\x82" else thrift.BinaryReader(data)
@@ -501,7 +514,9 @@ def _take_references(span: SpanData, links: list[Link]) -> None:
         parents = [link for link in in_trace if link.child_of] or in_trace
         span.parent_id = parents[0].context.span_id if parents else 0
     parent = span.trace_id, span.parent_id
-    span.links = [link for link in links if not link.child_of or (link.context.trace_id, link.context.span_id) != parent]
+    span.links = [
+        link for link in links if not link.child_of or (link.context.trace_id, link.context.span_id) != parent
+    ]
 
 
 def _take_attributes(span: SpanData, attributes: dict[str, Any]) -> None:

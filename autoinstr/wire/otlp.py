@@ -15,17 +15,27 @@ import struct as _struct
 
 from autoinstr.model import MASK_64, SAMPLED, Batch, Event, Link, Resource, SpanContext, SpanData
 from autoinstr.wire import CACHED_CHARACTERS, UNKNOWN_SERVICE, Cache, DecodeError, protobuf, varint
-from autoinstr.wire.documents import bytes_of, double_of, fixed_hex_id, int_of, json_object, member, objects, text, unsigned
+from autoinstr.wire.documents import (
+    bytes_of,
+    double_of,
+    fixed_hex_id,
+    int_of,
+    json_object,
+    member,
+    objects,
+    text,
+    unsigned,
+)
 from autoinstr.wire.values import MAX_DEPTH, described, json_ready, plain, printable, utf8, whole_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from typing import Any
+    from typing import Any, TypeAlias
 
     Lost: TypeAlias = tuple[int, int, int]
     #: The fields that repeat, and the names of the attributes among them.
-    Shape = tuple[bytes, frozenset[str]]
+    Shape: TypeAlias = tuple[bytes, frozenset[str]]
 
 #: Scopes are "autoinstr.flask" and the like on the wire, so that it can be seen who made the span.
 _SCOPE = "autoinstr"
@@ -126,7 +136,7 @@ class ProtobufEncoder:
                 if pieces is None:
                     pieces = pieces_by_scope[span.scope] = []
                 pieces += (span_headers[size] if size < 1024 else b"\x12" + varint(size), body)
-            except Exception:  # noqa: PERF203 - a span that cannot be encoded must not take the others along
+            except Exception:  # a span that cannot be encoded must not take the others along
                 bad += 1
         return bad
 
@@ -185,7 +195,11 @@ class ProtobufEncoder:
             fields.append(protobuf.bytes_field(3, utf8(span.trace_state)))
         fields += [protobuf.bytes_field(11, self._event(event)) for event in span.events or ()]
         fields += [protobuf.bytes_field(13, self._link(link)) for link in span.links]
-        fields += [protobuf.varint_field(field, count) for field, count in zip((10, 12, 14), span.dropped or ()) if count]
+        fields += [
+            protobuf.varint_field(field, count)
+            for field, count in zip((10, 12, 14), span.dropped or (), strict=False)
+            if count
+        ]
         return fields
 
     def _event(self, event: Event) -> bytes:
@@ -208,7 +222,9 @@ class ProtobufEncoder:
         """A ``KeyValue`` in ``field`` for each attribute that has a value."""
         return b"".join(
             [
-                protobuf.bytes_field(field, self._name(name) + protobuf.bytes_field(2, _any_value(plain(value, self._limit))))
+                protobuf.bytes_field(
+                    field, self._name(name) + protobuf.bytes_field(2, _any_value(plain(value, self._limit)))
+                )
                 for name, value in attributes.items()
                 if value is not None
             ]
@@ -247,7 +263,9 @@ def _any_value(value: Any) -> bytes:
     if isinstance(value, list):
         return protobuf.bytes_field(5, b"".join([protobuf.bytes_field(1, _any_value(item)) for item in value]))
     if isinstance(value, dict):
-        pairs = [protobuf.bytes_field(1, utf8(key)) + protobuf.bytes_field(2, _any_value(v)) for key, v in value.items()]
+        pairs = [
+            protobuf.bytes_field(1, utf8(key)) + protobuf.bytes_field(2, _any_value(v)) for key, v in value.items()
+        ]
         return protobuf.bytes_field(6, b"".join([protobuf.bytes_field(1, pair) for pair in pairs]))
     return b""
 
@@ -272,7 +290,7 @@ class JsonEncoder:
             try:
                 document = json.dumps(self._span(span), separators=(",", ":"))
                 texts_by_scope.setdefault(span.scope, []).append(document)
-            except Exception:  # noqa: PERF203 - a span that cannot be encoded must not take the others along
+            except Exception:  # a span that cannot be encoded must not take the others along
                 bad += 1
         if bad == len(spans):
             return [], bad
@@ -318,7 +336,7 @@ class JsonEncoder:
             message["events"] = [self._event(event) for event in span.events]
         if span.links:
             message["links"] = [self._link(link) for link in span.links]
-        message.update((name, count) for name, count in zip(_DROPPED, span.dropped or ()) if count)
+        message.update((name, count) for name, count in zip(_DROPPED, span.dropped or (), strict=False) if count)
         return message
 
     def _event(self, event: Event) -> dict[str, Any]:
@@ -356,7 +374,7 @@ def _json_ids(trace_id: int, span_id: int) -> dict[str, str]:
 
 def _json_any_value(value: Any) -> dict[str, Any]:
     if isinstance(value, str):
-        return {"stringValue": wholedecoded(value)}
+        return {"stringValue": whole_text(value)}
     if isinstance(value, bool):
         return {"boolValue": value}
     if isinstance(value, int):
@@ -495,7 +513,7 @@ def _messages(fields: Sequence[protobuf.Field], field: int) -> list[bytes]:
 
 
 def _field_bytes(fields: Sequence[protobuf.Field], field: int) -> bytes:
-    """A string, bytes or submessage, empty if absent; a submessage that comes in parts is joined, as protobuf has it."""
+    """A string, bytes or submessage, empty if absent; parts of a submessage are joined, as protobuf has it."""
     values = _messages(fields, field)
     return values[0] if len(values) == 1 else b"".join(values)
 

@@ -75,7 +75,7 @@ def fields(data: bytes) -> list[Field]:
             continue
         if wire_type == LENGTH:
             size, at = read_varint(data, at)
-        elif wire_type == FIXED_64 or wire_type == FIXED_32:
+        elif wire_type in (FIXED_64, FIXED_32):
             size = 8 if wire_type == FIXED_64 else 4
         else:
             raise DecodeError(f"unknown wire type {wire_type}, before {at}")

@@ -2,8 +2,8 @@
 
 Owns: varints, struct writers, the batch-wide varint encoder, self-describing readers.
 Must not know: Jaeger.
-Invariants: both protocols describe themselves, so a reader gives a struct as ``{field id: value}`` and its user checks the
-types; every size that the bytes declare is checked against the bytes that are left, and nesting is limited.
+Invariants: both protocols describe themselves, so a reader gives a struct as ``{field id: value}`` and its user checks
+the types; every size that the bytes declare is checked against the bytes that are left, and nesting is limited.
 
 Types are named by their numbers in the binary protocol. Sources: Thrift's ``thrift-binary-protocol`` and
 ``thrift-compact-protocol`` documents; doubles are little-endian in compact, as all implementations have it.
@@ -138,9 +138,6 @@ I64_NEXT = 0x16
 
 class _LaneMasks:
     """The constants for a number of lanes. Bits are counted from a lane's lowest, and 8 is where the varint begins."""
-
-    __slots__ = ("above_14", "above_28", "above_35", "continued", "continued_4", "continued_6", "group_odd")
-    __slots__ += ("header", "lanes", "nonzero", "one", "seven_ones", "value")
 
     def __init__(self, lanes: int) -> None:
         every_lane = ((1 << (_LANE_BITS * lanes)) - 1) // ((1 << _LANE_BITS) - 1)
@@ -326,7 +323,7 @@ class CompactReader(_Reader):
             field = field + (header >> 4) if header >> 4 else self.zigzag()
             if code in (_COMPACT_TRUE, _COMPACT_FALSE):
                 fields[field] = code == _COMPACT_TRUE
-            elif code == 6 or code == 5 or code == 4:
+            elif code in (6, 5, 4):
                 fields[field] = self.zigzag()
             elif code == 8:
                 fields[field] = self.take(self.varint())

@@ -68,7 +68,7 @@ def _reduced(value: object, limit: int | None, depth: int) -> Plain:
 
 
 def json_ready(value: Plain) -> Plain:
-    """A plain value in what JSON can say: bytes as base64, and ``NaN``, ``Infinity``, ``-Infinity`` as text (proto3)."""
+    """A plain value in what JSON can say: bytes as base64, ``NaN`` and ``Infinity`` as text (proto3)."""
     if isinstance(value, float):
         return value if value - value == 0 else _not_finite(value)
     if isinstance(value, bytes):
@@ -113,6 +113,6 @@ def described(facts: tuple[Facts, ...]) -> dict[str, Any]:
     for fact in facts:
         try:
             result.update(fact[0](*fact[1:]))
-        except Exception:  # noqa: PERF203 - an instrument's fault must not take the other facts along
+        except Exception:  # an instrument's fault must not take the other facts along
             continue
     return result

@@ -2,8 +2,8 @@
 
 Owns: how a span is said in Zipkin's model, where tags are text, a service is an endpoint and there is no status.
 Must not know: HTTP, the environment.
-Invariants: a span that cannot be encoded is counted, never raised. Zipkin has no place for links, for OK as a status, for
-types of values, or for a resource: its attributes go into the tags of every span.
+Invariants: a span that cannot be encoded is counted, never raised. Zipkin has no place for links, for OK as a status,
+for types of values, or for a resource: its attributes go into the tags of every span.
 Source: ``zipkin2-api.yaml``, and OpenTelemetry's specification of the mapping.
 """
 
@@ -48,7 +48,7 @@ class JsonEncoder:
         for span in spans:
             try:
                 documents.append(json.dumps(self._span(span), separators=(",", ":")))
-            except Exception:  # noqa: PERF203 - a span that cannot be encoded must not take the others along
+            except Exception:  # a span that cannot be encoded must not take the others along
                 continue
         bad = len(spans) - len(documents)
         return ([(f"[{','.join(documents)}]".encode(), len(documents))] if documents else []), bad

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import subprocess
 from pathlib import Path
 
@@ -17,15 +16,11 @@ def run(*options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(serve_command(*options), capture_output=True, text=True, timeout=30, check=False)
 
 
-@pytest.mark.parametrize(("option", "kind"), [("query", socket.SOCK_STREAM), ("agent", socket.SOCK_DGRAM)])
-def test_a_taken_port_is_an_error_that_names_its_option(option: str, kind: socket.SocketKind) -> None:
-    """Whoever runs another Jaeger has to learn which of six ports collides, and by which option to move it."""
-    with socket.socket(socket.AF_INET, kind) as other:
-        other.bind((HOST, 0))
-        if kind == socket.SOCK_STREAM:
-            other.listen()
-        port = other.getsockname()[1]
-        ended = run(f"--{option}-port", str(port))
+@pytest.mark.parametrize("option", NAMES)
+def test_a_taken_port_is_an_error_that_names_its_option(backend: Backend, option: str) -> None:
+    """Whoever runs another one has to learn which of six ports collides, and by which option to move it."""
+    port = backend.ports[option]
+    ended = run(f"--{option}-port", str(port))
     assert ended.returncode == 1
     assert (
         ended.stderr == f"autoinstr serve: cannot listen on {HOST}:{port} (--{option}-port): Address already in use\n"

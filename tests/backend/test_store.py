@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -77,6 +79,7 @@ def test_all_conditions_must_hold_for_one_and_the_same_span() -> None:
     store = store_of(span("a", attributes={"x": "1"}), span("b", span_id=2))
     assert found(store, operation="a", tags={"x": "1"}) == [1]
     assert found(store, operation="b", tags={"x": "1"}) == []
+    assert found(store, tags={"x": "1", "y": "2"}) == []
 
 
 @pytest.mark.parametrize(
@@ -141,6 +144,16 @@ def test_error_false_finds_what_has_no_error() -> None:
     assert found(store, tags={"error": "false"}) == [1]
 
 
+@pytest.fixture
+def hasty_threads() -> Iterator[None]:
+    """Threads take turns so often that what is not guarded is caught in the middle."""
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(usual)
+
+
+@pytest.mark.usefixtures("hasty_threads")
 def test_writers_and_readers_at_once() -> None:
     """Datagrams, requests and queries come at the same time, on threads of their own."""
     store = MemoryStore(500)

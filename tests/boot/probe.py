@@ -18,6 +18,9 @@ def _descriptors():
     return sorted(os.readlink("/proc/self/fd/" + name).split(":")[0] for name in os.listdir("/proc/self/fd")[:-1])
 
 
+#: What the agent leaves in the environment, for the children of the program.
+OURS = {"PYTHONPATH", "_AUTOINSTR_PROGRAM"}
+
 facts = {
     "pid": os.getpid(),
     "parent": os.getppid(),
@@ -40,7 +43,7 @@ facts = {
     "is main": sys.modules["__main__"].__dict__ is globals(),
     "names": sorted(name for name in globals() if name != "facts"),
     "sitecustomize": "sitecustomize" in sys.modules,
-    "environ": {_ascii(k): _ascii(v) for k, v in os.environ.items() if k not in ("PYTHONPATH", "OTEL_SERVICE_NAME")},
+    "environ": {_ascii(name): _ascii(os.environ[name]) for name in sorted(set(os.environ) - OURS)},
     "encodings": [sys.stdout.encoding, sys.stdout.errors, sys.stdin.errors, sys.getfilesystemencoding()],
     "buffering": [sys.stdout.line_buffering, sys.stderr.line_buffering],
     "cwd": os.getcwd(),

@@ -176,14 +176,21 @@ def test_python_without_the_agent(programs: Programs) -> None:
     assert [] == programs.started
 
 
-@pytest.mark.parametrize("version", ["2.7", "3.6", "3.7", "3.8", "3.9", "3.10", "3.11", "3.12", "3.13", "3.14", "3.15"])
-def test_other_pythons(programs: Programs, version: str) -> None:
+TOO_OLD = ["2.7", "3.6", "3.7", "3.8", "3.9"]
+
+
+@pytest.mark.parametrize("version", [*TOO_OLD, "3.10", "3.11", "3.12", "3.13", "3.14", "3.15"])
+def test_other_pythons(programs: Programs, environment: Environment, version: str) -> None:
     """A tool in an old Python, started by a traced program, prints a syntax error at every start."""
     python = shutil.which(f"python{version}")
     if not python or programs.run(python, "-c", "pass").status != 0:
         pytest.skip(f"no python{version} here")
     programs.file("lib/sitecustomize.py", "print('own')")
-    for bare, path in (({}, programs.boot), ({"PYTHONPATH": "lib"}, f"{programs.boot}:lib")):
+    cases = [({}, programs.boot), ({"PYTHONPATH": "lib"}, f"{programs.boot}:lib")]
+    if version in TOO_OLD:  # Not even where they find the package.
+        root = str(environment.root)
+        cases.append(({"PYTHONPATH": root}, f"{programs.boot}:{root}"))
+    for bare, path in cases:
         expected, actual = programs.run(python, "-c", SHOW, **bare), programs.run(python, "-c", SHOW, PYTHONPATH=path)
         assert expected.outcome == actual.outcome
     assert [] == programs.started
@@ -220,4 +227,4 @@ def test_start_imports_nothing_heavy(programs: Programs) -> None:
     """Every traced process starts later, and gevent, which must patch first, finds ``ssl`` or ``threading`` loaded."""
     code = "import sys, json; print(json.dumps(sorted(sys.modules)))"
     bare, traced = (json.loads(run("-c", code).out) for run in (programs.bare, programs.agent))
-    assert {"autoinstr", "autoinstr.runtime"} == set(traced) - set(bare)
+    assert {"autoinstr", "autoinstr.runtime"} == set(traced) - set(bare) - {"__future__"}

@@ -31,6 +31,13 @@ def test_script_with_arguments_of_all_kinds(programs: Programs) -> None:
     _same(programs, *words, stdin=b"for the program")
 
 
+def test_python_by_its_name(programs: Programs) -> None:
+    """A program that shows its command line (``sys.orig_argv``) or starts itself anew finds another Python in it."""
+    environ = {"PATH": f"{programs.python.rpartition('/')[0]}:{os.environ['PATH']}"}
+    traced = programs.run("python", "-m", "autoinstr", "app.py", **environ)
+    assert programs.run("python", "app.py", **environ).facts == traced.facts
+
+
 @pytest.mark.parametrize("words", [("-m", "app", "-x"), ("-mapp",), ("-m", "package"), ("-m", "package.module", "a")])
 def test_module(programs: Programs, words: tuple[str, ...]) -> None:
     """``python -m`` of a module or a package finds another module, or another ``__spec__`` or ``sys.path[0]``."""
@@ -161,17 +168,13 @@ def test_end_of_the_program(programs: Programs, code: str, flag: str) -> None:
 
 def test_signal_from_outside_reaches_the_program(programs: Programs) -> None:
     """``docker stop`` signals a wrapper, and the program is killed after the grace period."""
-    programs.file("wait.py", "import signal\nprint('ready', flush=True)\nsignal.pause()\n")
+    programs.file("wait.py", f"import signal\nsignal.alarm({DEADLINE_S})\nprint('ready', flush=True)\nsignal.pause()\n")
     argv = [programs.python, "-m", "autoinstr", "wait.py"]
-    process = subprocess.Popen(argv, cwd=programs.folder, env=programs.environ, stdout=subprocess.PIPE)
-    try:
+    with subprocess.Popen(argv, cwd=programs.folder, env=programs.environ, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert b"ready\n" == process.stdout.readline()
         process.send_signal(signal.SIGTERM)
         assert -signal.SIGTERM == process.wait(DEADLINE_S)
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def test_missing_file_is_reported_by_python(programs: Programs) -> None:
