@@ -214,17 +214,20 @@ def _is_command(word: str) -> bool:
 
 
 def _find(word: str) -> str:
-    """The path of a command: by PATH as a shell does it, then beside this Python (an environment not activated)."""
+    """The path of a command: beside this Python first, then by PATH as a shell does it.
+
+    ``.venv/bin/python -m autoinstr gunicorn`` means that environment's gunicorn, activated or not; another Python's would
+    run without the agent.
+    """
     if os.name == "nt":  # Not tested: extensions and the registry have their own rules there.
         from shutil import which
 
-        found = which(word) or which(word, path=os.path.dirname(sys.executable))
+        found = which(word, path=os.path.dirname(sys.executable)) or which(word)
         candidates = [found] if found else []
     elif "/" in word:
         candidates = [word]
     else:
-        folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
-        folders.append(os.path.dirname(sys.executable))
+        folders = [os.path.dirname(sys.executable), *os.environ.get("PATH", os.defpath).split(os.pathsep)]
         candidates = [os.path.join(folder, word) for folder in folders if word]
     files = [candidate for candidate in candidates if os.path.isfile(candidate)]
     for file in files:

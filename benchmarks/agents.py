@@ -189,7 +189,8 @@ def install(names: Sequence[str] | None = None) -> None:
         agent.environment: agent for name, agent in AGENTS.items() if names is None or name in names
     }.values():
         print(f"installing {agent.environment}", file=sys.stderr)
-        venv.create(ENVIRONMENTS / agent.environment, with_pip=True)
+        if not is_installed(agent):
+            venv.create(ENVIRONMENTS / agent.environment, with_pip=True)
         subprocess.run(
             [agent.bin("python"), "-m", "pip", "install", "--quiet", "--upgrade", *LIBRARIES, *agent.packages],
             check=True,

@@ -20,8 +20,12 @@ RESOURCE = Resource("shop", {"host.name": "web-1", "process.pid": 4711})
 
 def _route(method: str, scheme: str, host: str, port: int, route: str, status: int) -> dict[str, Any]:
     return {
-        **{"http.request.method": method, "url.scheme": scheme, "server.address": host, "server.port": port},
-        **{"http.route": route, "http.response.status_code": status},
+        "http.request.method": method,
+        "url.scheme": scheme,
+        "server.address": host,
+        "server.port": port,
+        "http.route": route,
+        "http.response.status_code": status,
     }
 
 

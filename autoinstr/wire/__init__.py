@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 else:
     _Table = dict
 
-#: Bytes that one cache may hold on to, more or less: a few thousand attributes.
+#: Bytes that one cache may hold on to, more or less: some two thousand attributes.
 CACHE_BYTES = 1_000_000
-#: What an entry costs beyond its encoded bytes: key tuple, text, object headers.
-_ENTRY_BYTES = 200
+#: What an entry costs beyond its encoded bytes: key, text, object headers, its place in the dictionary.
+_ENTRY_BYTES = 400
 
 
 #: Longer strings are not kept in caches: they hardly repeat.

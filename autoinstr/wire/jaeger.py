@@ -51,10 +51,9 @@ _CHILD_OF, _FOLLOWS_FROM = range(2)
 
 #: How many spans have their ids and times encoded in one go; more gains nothing, and costs masks.
 _CHUNK = 64
-_FLAGS_MASK = 0x7FFF_FFFF
+_I32_MAX = 0x7FFF_FFFF
 _ZERO = b"\0"
 _NOTHING: dict[str, Any] = {}
-_I64_MAX = (1 << 63) - 1
 #: The latest time that fits the 64 bits of other formats.
 _LATEST_NS = (1 << 64) - 1
 
@@ -208,7 +207,7 @@ class _ThriftEncoder:
     def _head(self, span: SpanData, references: list[bytes]) -> bytes:
         """Fields 5 to 7."""
         name: thrift.Field = (5, thrift.STRING, utf8(printable(span.name)))
-        flags: thrift.Field = (7, thrift.I32, span.flags & _FLAGS_MASK)
+        flags: thrift.Field = (7, thrift.I32, span.flags & _I32_MAX)
         return self._fields([name, (6, thrift.LIST, references), flags] if references else [name, flags], 4)
 
     def _reference(self, link: Link) -> bytes:
@@ -293,9 +292,9 @@ class CompactEncoder(_ThriftEncoder):
     def _datagram(self, bodies: list[bytes], at: int, lost: Lost | None) -> tuple[bytes, int, int]:
         """The message of as many spans from ``at`` on as fit, their number, and 1 if not even the first fits."""
         self._sequence += 1
-        start = thrift.compact_message_header(b"emitBatch", thrift.ONEWAY, self._sequence) + thrift.compact_fields(
-            [(1, thrift.STRUCT, thrift.compact_fields([(1, thrift.STRUCT, self._process)]))]
-        )
+        start = thrift.compact_message_header(
+            b"emitBatch", thrift.ONEWAY, self._sequence & _I32_MAX
+        ) + thrift.compact_fields([(1, thrift.STRUCT, thrift.compact_fields([(1, thrift.STRUCT, self._process)]))])
         end = self._batch_end(lost) + _ZERO
         room = self._max_bytes - len(start) - len(end)
         stop = at
@@ -497,7 +496,7 @@ def _span(fields: thrift.Struct) -> SpanData:
         _int(fields, 3) & MASK_64,
         _int(fields, 4) & MASK_64,
         kind=Kind.UNSPECIFIED,
-        flags=_int(fields, 7) & _FLAGS_MASK,
+        flags=_int(fields, 7) & _I32_MAX,
         start_ns=min(start * 1000, _LATEST_NS),
         end_ns=min((start + max(_int(fields, 9), 0)) * 1000, _LATEST_NS),
         events=[_event(log) for log in _children(fields, 11)] or None,

@@ -465,7 +465,7 @@ def _link(message: bytes) -> Link:
     return Link(context, _attributes(fields, 4))
 
 
-def _attributes(fields: Sequence[protobuf.Field], field: int) -> dict[str, Any]:
+def _attributes(fields: protobuf.Message, field: int) -> dict[str, Any]:
     """``KeyValue`` messages as a dictionary, without those that have no value."""
     pairs = [_key_value(message, 0) for message in _messages(fields, field)]
     return {key: value for key, value in pairs if value is not None}
@@ -477,14 +477,14 @@ def _key_value(message: bytes, depth: int) -> tuple[str, Any]:
 
 
 def _value(message: bytes, depth: int) -> Any:
-    """The value of an ``AnyValue``; of several the last one counts."""
+    """The value of an ``AnyValue``."""
     if depth > MAX_DEPTH:
         raise DecodeError(f"values nested deeper than {MAX_DEPTH}")
     result: Any = None
-    for number, wire_type, value in protobuf.fields(message):
-        read = _VALUE_READERS.get((number, wire_type))
+    for tag, values in protobuf.fields(message).items():
+        read = _VALUE_READERS.get(tag)
         if read is not None:
-            result = read(value, depth)
+            result = read(values[-1], depth)
     return result
 
 
@@ -496,29 +496,29 @@ def _kvlist(message: bytes, depth: int) -> dict[str, Any]:
     return dict([_key_value(item, depth + 1) for item in _messages(protobuf.fields(message), 1)])
 
 
-_VALUE_READERS: dict[tuple[int, int], Callable[[Any, int], Any]] = {
-    (1, protobuf.LENGTH): lambda value, depth: _decoded(value),
-    (2, protobuf.VARINT): lambda value, depth: value != 0,
-    (3, protobuf.VARINT): lambda value, depth: protobuf.signed(value),
-    (4, protobuf.FIXED_64): lambda value, depth: protobuf.double(value),
-    (5, protobuf.LENGTH): _array,
-    (6, protobuf.LENGTH): _kvlist,
-    (7, protobuf.LENGTH): lambda value, depth: value,
+_VALUE_READERS: dict[int, Callable[[Any, int], Any]] = {
+    1 << 3 | protobuf.LENGTH: lambda value, depth: _decoded(value),
+    2 << 3 | protobuf.VARINT: lambda value, depth: value != 0,
+    3 << 3 | protobuf.VARINT: lambda value, depth: protobuf.signed(value),
+    4 << 3 | protobuf.FIXED_64: lambda value, depth: protobuf.double(value),
+    5 << 3 | protobuf.LENGTH: _array,
+    6 << 3 | protobuf.LENGTH: _kvlist,
+    7 << 3 | protobuf.LENGTH: lambda value, depth: value,
 }
 
 
-def _messages(fields: Sequence[protobuf.Field], field: int) -> list[bytes]:
+def _messages(fields: protobuf.Message, field: int) -> list[bytes]:
     """The values of a repeated submessage."""
-    return [value for number, _, value in fields if number == field and isinstance(value, bytes)]
+    return fields.get(field << 3 | protobuf.LENGTH, [])
 
 
-def _field_bytes(fields: Sequence[protobuf.Field], field: int) -> bytes:
+def _field_bytes(fields: protobuf.Message, field: int) -> bytes:
     """A string, bytes or submessage, empty if absent; parts of a submessage are joined, as protobuf has it."""
     values = _messages(fields, field)
     return values[0] if len(values) == 1 else b"".join(values)
 
 
-def _field_text(fields: Sequence[protobuf.Field], field: int) -> str:
+def _field_text(fields: protobuf.Message, field: int) -> str:
     values = _messages(fields, field)
     return _decoded(values[-1]) if values else ""
 
@@ -530,16 +530,13 @@ def _decoded(data: bytes) -> str:
         raise DecodeError(f"text is not UTF-8: {error.reason}") from None
 
 
-def _field_int(fields: Sequence[protobuf.Field], field: int, kind: int = protobuf.VARINT) -> int:
+def _field_int(fields: protobuf.Message, field: int, kind: int = protobuf.VARINT) -> int:
     """An integer, 0 if absent."""
-    result = 0
-    for number, wire_type, value in fields:
-        if number == field and wire_type == kind and isinstance(value, int):
-            result = value
-    return result
+    values = fields.get(field << 3 | kind)
+    return values[-1] if values else 0
 
 
-def _field_id(fields: Sequence[protobuf.Field], field: int, size: int) -> int:
+def _field_id(fields: protobuf.Message, field: int, size: int) -> int:
     values = _messages(fields, field)
     if not values or not values[-1]:
         return 0

@@ -14,10 +14,10 @@ from autoinstr.wire import DecodeError, read_varint, varint
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import TypeAlias
+    from typing import Any, TypeAlias
 
-    #: A field that was read: number, wire type, and an int (``VARINT``, ``FIXED``) or bytes (``LENGTH``).
-    Field: TypeAlias = tuple[int, int, int | bytes]
+    #: A message that was read: tag (number and wire type) to values, ints or (``LENGTH``) bytes, in their order.
+    Message: TypeAlias = dict[int, list[Any]]
 
 VARINT, FIXED_64, LENGTH, FIXED_32 = 0, 1, 2, 5
 
@@ -60,28 +60,38 @@ def signed(number: int) -> int:
     return number - (1 << 64) if number >> 63 else number
 
 
-def fields(data: bytes) -> list[Field]:
-    """The fields of a message in their order; ``DecodeError`` when the bytes are none."""
-    found: list[Field] = []
+def fields(data: bytes) -> Message:
+    """The fields of a message; ``DecodeError`` when the bytes are none."""
+    found: Message = {}
     at, end = 0, len(data)
     while at < end:
-        key, at = read_varint(data, at)
-        number, wire_type = key >> 3, key & 7
-        if not 0 < number < 1 << 29:
-            raise DecodeError(f"field number {number}, before {at}")
+        # Tags and lengths of one byte, which nearly all are, are read in place.
+        tag = data[at]
+        at += 1
+        if tag > 0x7F:
+            tag, at = read_varint(data, at - 1)
+        if not 8 <= tag < 1 << 32:
+            raise DecodeError(f"field number {tag >> 3}, before {at}")
+        wire_type = tag & 7
+        value: int | bytes
         if wire_type == VARINT:
             value, at = read_varint(data, at)
-            found.append((number, wire_type, value & _UINT_64))  # longer ones are cut, as all readers do
-            continue
-        if wire_type == LENGTH:
-            size, at = read_varint(data, at)
-        elif wire_type in (FIXED_64, FIXED_32):
-            size = 8 if wire_type == FIXED_64 else 4
+            value &= _UINT_64  # longer ones are cut, as all readers do
         else:
-            raise DecodeError(f"unknown wire type {wire_type}, before {at}")
-        if size > end - at:
-            raise DecodeError(f"{size} bytes wanted at {at}, but {end - at} are left")
-        taken = data[at : at + size]
-        found.append((number, wire_type, taken if wire_type == LENGTH else int.from_bytes(taken, "little")))
-        at += size
+            if wire_type == LENGTH:
+                size, at = (data[at], at + 1) if at < end and data[at] < 0x80 else read_varint(data, at)
+            elif wire_type in (FIXED_64, FIXED_32):
+                size = 8 if wire_type == FIXED_64 else 4
+            else:
+                raise DecodeError(f"unknown wire type {wire_type}, before {at}")
+            if size > end - at:
+                raise DecodeError(f"{size} bytes wanted at {at}, but {end - at} are left")
+            value = data[at : at + size]
+            at += size
+            if wire_type != LENGTH:
+                value = int.from_bytes(value, "little")
+        if tag in found:
+            found[tag].append(value)
+        else:
+            found[tag] = [value]
     return found

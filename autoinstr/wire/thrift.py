@@ -313,22 +313,50 @@ class CompactReader(_Reader):
         return self.string()
 
     def _fields(self, depth: int) -> Struct:
+        # Numbers and lengths of one byte, which nearly all are, are read in place.
+        data, at, field = self.data, self.at, 0
         fields: Struct = {}
-        field = 0
-        while True:
-            header = self.byte()
-            if not header:
-                return fields
-            code = header & 0x0F
-            field = field + (header >> 4) if header >> 4 else self.zigzag()
-            if code in (_COMPACT_TRUE, _COMPACT_FALSE):
-                fields[field] = code == _COMPACT_TRUE
-            elif code in (6, 5, 4):
-                fields[field] = self.zigzag()
-            elif code == 8:
-                fields[field] = self.take(self.varint())
-            else:
-                fields[field] = self._value(_FROM_COMPACT.get(code, STOP), depth)
+        try:
+            while header := data[at]:
+                at += 1
+                code = header & 0x0F
+                if header < 0x10:
+                    self.at = at
+                    field = self.zigzag()
+                    at = self.at
+                else:
+                    field += header >> 4
+                if code == 8:
+                    size = data[at]
+                    if size < 0x80:
+                        at += 1
+                    else:
+                        self.at = at
+                        size = self.varint()
+                        at = self.at
+                    fields[field] = data[at : at + size]
+                    at += size
+                    if at > len(data):
+                        raise DecodeError(f"{size} bytes wanted, but {len(data) - at + size} are left")
+                elif code in (6, 5, 4):
+                    number = data[at]
+                    if number < 0x80:
+                        at += 1
+                        fields[field] = (number >> 1) ^ -(number & 1)
+                    else:
+                        self.at = at
+                        fields[field] = self.zigzag()
+                        at = self.at
+                elif code in (_COMPACT_TRUE, _COMPACT_FALSE):
+                    fields[field] = code == _COMPACT_TRUE
+                else:
+                    self.at = at
+                    fields[field] = self._value(_FROM_COMPACT.get(code, STOP), depth)
+                    at = self.at
+        except IndexError:
+            raise DecodeError(f"ends within a struct, at {at}") from None
+        self.at = at + 1
+        return fields
 
     def _value(self, kind: int, depth: int) -> Any:
         if kind == STRUCT:
@@ -360,6 +388,10 @@ class CompactReader(_Reader):
         return _FROM_COMPACT.get(kinds >> 4, STOP), _FROM_COMPACT.get(kinds & 0x0F, STOP), size
 
 
+_read_i32 = _struct.Struct(">i").unpack_from
+_read_i64 = _struct.Struct(">q").unpack_from
+
+
 class BinaryReader(_Reader):
     """Reads the binary protocol."""
 
@@ -384,13 +416,33 @@ class BinaryReader(_Reader):
         return name
 
     def _fields(self, depth: int) -> Struct:
+        # The commonest types are read in place.
+        data, at = self.data, self.at
         fields: Struct = {}
-        while True:
-            kind = self.byte()
-            if kind == STOP:
-                return fields
-            field = self._int(2)
-            fields[field] = self._value(kind, depth)
+        try:
+            while kind := data[at]:
+                field = data[at + 1] << 8 | data[at + 2]
+                at += 3
+                if kind == STRING:
+                    (size,) = _read_i32(data, at)
+                    at += 4 + size
+                    if size < 0 or at > len(data):
+                        raise DecodeError(f"{size} bytes wanted, but {len(data) - at + size} are left")
+                    fields[field] = data[at - size : at]
+                elif kind == I64:
+                    (fields[field],) = _read_i64(data, at)
+                    at += 8
+                elif kind == I32:
+                    (fields[field],) = _read_i32(data, at)
+                    at += 4
+                else:
+                    self.at = at
+                    fields[field] = self._value(kind, depth)
+                    at = self.at
+        except (IndexError, _struct.error):
+            raise DecodeError(f"ends within a struct, at {at}") from None
+        self.at = at + 1
+        return fields
 
     def _value(self, kind: int, depth: int) -> Any:
         if kind == STRING:

@@ -79,13 +79,16 @@ def test_enormous_integer() -> None:
 def test_agent_imports_nothing_heavy_with_encoders() -> None:
     """Every traced process would start later, and gevent could not patch what is imported already."""
     code = (
-        "import sys; before = set(sys.modules); import autoinstr.wire.jaeger, autoinstr.wire.otlp, autoinstr.wire.zipkin;"
+        "before = set(sys.modules); import autoinstr.wire.jaeger, autoinstr.wire.otlp, autoinstr.wire.zipkin;"
         "print(sorted(name for name in set(sys.modules) - before if not name.startswith('autoinstr')))"
     )
     # Isolated and without site packages' start files, which import things of their own.
     path = [entry for entry in sys.path if entry]
     result = subprocess.run(
         [sys.executable, "-I", "-S", "-c", f"import sys; sys.path[:] = {path!r}; {code}"],
-        **{"capture_output": True, "text": True, "timeout": 60, "check": True},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
     )
     assert result.stdout.strip() in ("['_struct', 'struct']", "['__future__', '_struct', 'struct']")

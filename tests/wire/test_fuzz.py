@@ -50,7 +50,7 @@ LONGEST = 1.0
 
 
 def survives(decode: Callable[[bytes], object], data: bytes) -> bool:
-    """Whether ``data`` was decoded; any other exception than ``DecodeError`` fails the test, and so does a long time."""
+    """Whether ``data`` was decoded; any exception but ``DecodeError`` fails the test, and so does a long time."""
     started = time.process_time()
     try:
         decode(data)

@@ -75,7 +75,11 @@ def test_decodes_tags_and_logs() -> None:
     [span] = jaeger.decode_message(cases.F_COMPACT).spans
     assert span.trace_id == (1 << 64) - 1
     assert cases.normal(span)["attributes"] == {
-        **{"s": ("str", "v"), "d": ("float", 1.5), "b": ("bool", True), "f": ("bool", False), "l": ("int", -3)},
+        "s": ("str", "v"),
+        "d": ("float", 1.5),
+        "b": ("bool", True),
+        "f": ("bool", False),
+        "l": ("int", -3),
     }
     assert cases.normal(span)["events"] == [("x", 1_000_001_000, {})]
 
@@ -262,8 +266,13 @@ def test_own_attributes_win_over_facts() -> None:
     facts = ((cases.route, "GET", "/a", 200),)
     span = cases.span(facts=facts, attributes={"http.route": "/mine", "http.response.status_code": 201, "x": "y"})
     assert tags_on_wire(span) == {
-        **{"span.kind": "internal", "http.request.method": "GET", "http.method": "GET", "http.route": "/mine"},
-        **{"http.response.status_code": 201, "http.status_code": 201, "x": "y"},
+        "span.kind": "internal",
+        "http.request.method": "GET",
+        "http.method": "GET",
+        "http.route": "/mine",
+        "http.response.status_code": 201,
+        "http.status_code": 201,
+        "x": "y",
     }
 
 
@@ -272,7 +281,9 @@ def test_bad_facts_do_not_cost_the_span() -> None:
     facts = ((cases.refuse, "no"), (dict, [("listed", 1)]), (cases.route, "GET", "/a", 200))
     assert tags_on_wire(cases.span(facts=facts, kind=Kind.UNSPECIFIED)) == {
         **cases.route("GET", "/a", 200),
-        **{"listed": 1, "http.method": "GET", "http.status_code": 200},
+        "listed": 1,
+        "http.method": "GET",
+        "http.status_code": 200,
     }
 
 
@@ -309,16 +320,27 @@ class Unprintable:
 def test_values_of_other_types() -> None:
     """Attributes of unusual types would lose the span, or raise."""
     own: dict[str, Any] = {
-        **{"list": ["a", 1, None], "dict": {"a": [1.5]}, "none": None, "huge": 1 << 70, "odd": Unprintable()},
-        **{"surrogate": "a\udc80", "nan": [float("nan")], "bytes": bytearray(b"x")},
+        "list": ["a", 1, None],
+        "dict": {"a": [1.5]},
+        "none": None,
+        "huge": 1 << 70,
+        "odd": Unprintable(),
+        "surrogate": "a\udc80",
+        "nan": [float("nan")],
+        "bytes": bytearray(b"x"),
     }
     own["self"] = [own["list"]]
     own["self"].append(own["self"])
     tags = tags_on_wire(cases.span(attributes=own, kind=Kind.UNSPECIFIED))
     assert tags.pop("self").startswith('[["a",1,null],[["a",1,null],')
     assert tags == {
-        **{"list": '["a",1,null]', "dict": '{"a":[1.5]}', "huge": str(1 << 70), "odd": "<unprintable Unprintable>"},
-        **{"surrogate": "a?", "nan": '["NaN"]', "bytes": "x"},
+        "list": '["a",1,null]',
+        "dict": '{"a":[1.5]}',
+        "huge": str(1 << 70),
+        "odd": "<unprintable Unprintable>",
+        "surrogate": "a?",
+        "nan": '["NaN"]',
+        "bytes": "x",
     }
 
 

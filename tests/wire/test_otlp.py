@@ -100,7 +100,9 @@ def test_opentelemetrys_classes_and_ours_read_what_we_write(make, decode, name: 
         payload = payload_of(encoder, [span])
         [resource_spans] = parse(payload, encoder).resource_spans
         assert attributes_of(resource_spans.resource.attributes) == {
-            **{"service.name": ("str", "shop"), "hostname": ("str", "h1"), "process.pid": ("int", 42)},
+            "service.name": ("str", "shop"),
+            "hostname": ("str", "h1"),
+            "process.pid": ("int", 42),
         }
         [scope_spans] = resource_spans.scope_spans
         assert scope_spans.scope.version == "9.9"
@@ -183,8 +185,11 @@ def test_own_attributes_win_over_facts(make, decode) -> None:
     encoder = make(cases.RESOURCE)
     [theirs] = parse(payload_of(encoder, [span]), encoder).resource_spans[0].scope_spans[0].spans
     assert {key: value for key, (_, value) in attributes_of(theirs.attributes).items()} == {
-        **{"http.request.method": "GET", "http.response.status_code": 200, "http.route": "/mine"},
-        **{"listed": 1, "x": 1},
+        "http.request.method": "GET",
+        "http.response.status_code": 200,
+        "http.route": "/mine",
+        "listed": 1,
+        "x": 1,
     }
 
 
@@ -201,8 +206,12 @@ def test_kinds_of_one_do_not_mix(make, decode) -> None:
 def test_values_of_other_types(make, decode) -> None:
     """Attributes of unusual types would lose the span, or raise."""
     own: dict[str, Any] = {
-        **{"none": None, "huge": 1 << 70, "surrogate": "a\udc80", "inf": float("-inf"), "odd": object},
-        **{"nested": {"a": [1, {"b": b"\xff"}], "é\ud800": None}},
+        "none": None,
+        "huge": 1 << 70,
+        "surrogate": "a\udc80",
+        "inf": float("-inf"),
+        "odd": object,
+        "nested": {"a": [1, {"b": b"\xff"}], "é\ud800": None},
     }
     own["self"] = [1]
     own["self"].append(own["self"])
@@ -212,8 +221,11 @@ def test_values_of_other_types(make, decode) -> None:
     result = decode(payload)[0].spans[0].own
     assert result.pop("self")[1][1][0] == 1
     assert result == {
-        **{"huge": str(1 << 70), "surrogate": "a?", "inf": float("-inf"), "odd": "<class 'object'>"},
-        **{"nested": {"a": [1, {"b": b"\xff"}], "é?": None}},
+        "huge": str(1 << 70),
+        "surrogate": "a?",
+        "inf": float("-inf"),
+        "odd": "<class 'object'>",
+        "nested": {"a": [1, {"b": b"\xff"}], "é?": None},
     }
 
 
@@ -300,7 +312,7 @@ def test_decodes_all_of_others_requests() -> None:
 
 
 def test_decodes_the_json_of_the_specification() -> None:
-    """Senders of JSON that write ids in capitals, numbers as numbers, or members that we do not know, would be refused."""
+    """Senders that write ids in capitals, numbers as numbers, or members unknown to us, would be refused."""
     [batch] = otlp.decode_json(
         b"""{"resourceSpans": [{"resource": {"attributes": [
             {"key": "service.name", "value": {"stringValue": "my.service"}}]},

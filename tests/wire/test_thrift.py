@@ -67,8 +67,13 @@ def test_struct_is_read_by_thrifts_library(write, protocol) -> None:
     reader = protocol(TMemoryBuffer(write(FIELDS)))
     found = {}
     readers = {
-        **{2: reader.readBool, 4: reader.readDouble, 8: reader.readI32, 10: reader.readI64, 11: reader.readBinary},
-        **{12: lambda: reader.skip(12), 15: lambda: reader.skip(15)},
+        2: reader.readBool,
+        4: reader.readDouble,
+        8: reader.readI32,
+        10: reader.readI64,
+        11: reader.readBinary,
+        12: lambda: reader.skip(12),
+        15: lambda: reader.skip(15),
     }
     reader.readStructBegin()
     while True:
@@ -79,8 +84,14 @@ def test_struct_is_read_by_thrifts_library(write, protocol) -> None:
         reader.readFieldEnd()
     reader.readStructEnd()
     assert found == {
-        **{1: (11, b"text"), 2: (2, True), 3: (2, False), 5: (8, -7), 9: (10, 1 << 62)},
-        **{10: (4, 1.5), 11: (12, None), 15: (15, None)},
+        1: (11, b"text"),
+        2: (2, True),
+        3: (2, False),
+        5: (8, -7),
+        9: (10, 1 << 62),
+        10: (4, 1.5),
+        11: (12, None),
+        15: (15, None),
     }
 
 
@@ -112,8 +123,18 @@ def test_reads_all_types_that_thrifts_library_writes(protocol, reader) -> None:
     out.writeFieldStop()
     out.writeStructEnd()
     assert reader(buffer.getvalue()).struct() == {
-        **{1: True, 2: 5, 3: 2.5, 4: -300, 5: 70_000, 6: -(1 << 63), 7: b"\xff", 8: None, 9: None},
-        **{10: [1, 2], 11: [True, False], 300: 9},
+        1: True,
+        2: 5,
+        3: 2.5,
+        4: -300,
+        5: 70_000,
+        6: -(1 << 63),
+        7: b"\xff",
+        8: None,
+        9: None,
+        10: [1, 2],
+        11: [True, False],
+        300: 9,
     }
 
 

@@ -50,8 +50,14 @@ def test_a_span_as_zipkin_has_it() -> None:
             "localEndpoint": {"serviceName": "shop"},
             "remoteEndpoint": {"serviceName": "db", "ipv4": "192.0.2.7", "port": 5432},
             "tags": {
-                **{"hostname": "h1", "process.pid": "42", "n": "1", "yes": "true", "otel.scope.name": "flask"},
-                **{"peer.service": "db", "network.peer.address": "192.0.2.7", "network.peer.port": "5432"},
+                "hostname": "h1",
+                "process.pid": "42",
+                "n": "1",
+                "yes": "true",
+                "otel.scope.name": "flask",
+                "peer.service": "db",
+                "network.peer.address": "192.0.2.7",
+                "network.peer.port": "5432",
             },
         }
     ]
@@ -114,8 +120,10 @@ def test_decodes_what_brave_sends() -> None:
     assert (span.kind, span.status, span.status_message) == (Kind.SERVER, Status.ERROR, "500")
     assert (span.start_ns, span.end_ns) == (1556604172355737000, 1556604172357168000)
     assert span.own == {
-        **{"peer.service": "frontend", "network.peer.address": "172.19.0.2", "network.peer.port": 58648},
-        **{"http.method": "GET"},
+        "peer.service": "frontend",
+        "network.peer.address": "172.19.0.2",
+        "network.peer.port": 58648,
+        "http.method": "GET",
     }
     assert cases.normal(span)["events"] == [("wr|{bad", 1556604172355740000, {})]
 
@@ -132,7 +140,10 @@ def test_own_attributes_win_over_facts_and_bad_facts_are_left_out() -> None:
         [cases.span(facts=facts, attributes={"http.route": "/mine", "long": "x" * 9})], max_value_length=5
     )
     assert document["tags"] == {
-        **{"http.request.method": "GET", "http.response.status_code": "200", "http.route": "/mine", "long": "xxxxx"},
+        "http.request.method": "GET",
+        "http.response.status_code": "200",
+        "http.route": "/mine",
+        "long": "xxxxx",
     }
 
 
