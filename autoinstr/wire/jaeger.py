@@ -98,7 +98,7 @@ class _ThriftEncoder:
             chunk = spans[start : start + _CHUNK]
             try:
                 numbers = self._numbers(chunk)
-            except Exception:
+            except Exception:  # noqa: BLE001 - a span that cannot be encoded is counted, not raised
                 bad += self._one_by_one(chunk, bodies)
             else:
                 bad += self._encode(chunk, numbers, bodies)
@@ -110,7 +110,7 @@ class _ThriftEncoder:
         for span in spans:
             try:
                 numbers = self._numbers([span])
-            except Exception:
+            except Exception:  # noqa: BLE001 - a span that cannot be encoded is counted, not raised
                 bad += 1
             else:
                 bad += self._encode([span], numbers, bodies)
@@ -155,7 +155,7 @@ class _ThriftEncoder:
                 parts[3] = tag_headers[count] if count < 64 else self._fields([(10, thrift.LIST, [b""] * count)], 9)
                 parts.append(_ZERO)
                 bodies.append(b"".join(parts))
-            except Exception:  # a span that cannot be encoded must not take the others along
+            except Exception:  # noqa: BLE001 - a span that cannot be encoded is counted, not raised
                 bad += 1
         return bad
 
@@ -313,9 +313,11 @@ class CompactEncoder(_ThriftEncoder):
             trace_id, start_ns = span.trace_id, span.start_ns
             low, span_id, start = trace_id & MASK_64, span.span_id, start_ns // 1000
             duration = (span.end_ns - start_ns) // 1000
+            if duration < 0:  # noqa: PLR1730 - a clock was set back; max() would cost a call for each span
+                duration = 0
             if not (low and span_id and start):
                 vanished.append(len(values))
-            values += (low, trace_id >> 64, span_id, span.parent_id, start, duration if duration > 0 else 0)
+            values += (low, trace_id >> 64, span_id, span.parent_id, start, duration)
         raw = thrift.i64_fields(values, 6)
         numbers = []
         ids_end, times_end = 4 * thrift.LANE, 6 * thrift.LANE
@@ -361,13 +363,15 @@ class BinaryEncoder(_ThriftEncoder):
         for span in spans:
             trace_id, start_ns = span.trace_id, span.start_ns
             duration = (span.end_ns - start_ns) // 1000
+            if duration < 0:  # noqa: PLR1730 - a clock was set back; max() would cost a call for each span
+                duration = 0
             numbers.append(
                 (
                     pack_ids(
                         *(b"\x0a\0\1", trace_id & MASK_64, b"\x0a\0\2", trace_id >> 64),
                         *(b"\x0a\0\3", span.span_id, b"\x0a\0\4", span.parent_id),
                     ),
-                    pack_times(b"\x0a\0\x08", start_ns // 1000, b"\x0a\0\x09", duration if duration > 0 else 0),
+                    pack_times(b"\x0a\0\x08", start_ns // 1000, b"\x0a\0\x09", duration),
                 )
             )
         return numbers

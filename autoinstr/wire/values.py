@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 #: Lists and dictionaries nested deeper are written as text. It also ends structures that contain themselves.
 MAX_DEPTH = 8
 
+_INFINITY = float("inf")
 _INT_MIN, _INT_MAX = -(1 << 63), (1 << 63) - 1
 
 
@@ -35,7 +36,7 @@ def printable(value: object) -> str:
     """``str(value)`` of an object that may refuse."""
     try:
         return str(value)
-    except Exception:
+    except Exception:  # noqa: BLE001 - the code that runs here is the application's
         return f"<unprintable {type(value).__name__}>"
 
 
@@ -43,7 +44,7 @@ def plain(value: object, limit: int | None = None, depth: int = 0) -> Plain:
     """``value`` in plain types; text and bytes are cut at ``limit`` characters or bytes when it is given."""
     try:
         return _reduced(value, limit, depth)
-    except Exception:
+    except Exception:  # noqa: BLE001 - the code that runs here is the application's
         return printable(value)[:limit]
 
 
@@ -83,7 +84,7 @@ def json_ready(value: Plain) -> Plain:
 
 
 def _not_finite(value: float) -> str:
-    if value != value:
+    if value not in (_INFINITY, -_INFINITY):
         return "NaN"
     return "Infinity" if value > 0 else "-Infinity"
 
@@ -113,6 +114,6 @@ def described(facts: tuple[Facts, ...]) -> dict[str, Any]:
     for fact in facts:
         try:
             result.update(fact[0](*fact[1:]))
-        except Exception:  # an instrument's fault must not take the other facts along
+        except Exception:  # noqa: BLE001, S112 - a fact with a bug must not take the others along
             continue
     return result

@@ -62,6 +62,7 @@ TYPED: list[tuple[str, SpanData]] = [
     ("zero length", span(end_ns=START_NS)),
     ("epoch", span(start_ns=0, end_ns=1000)),
     ("all kinds: unspecified", span(kind=Kind.UNSPECIFIED)),
+    ("event without tags", span(kind=Kind.UNSPECIFIED, events=[Event("first", START_NS)])),
     ("dropped", span(dropped=(1, 2, 3))),
     ("follows from", span(parent_id=9, links=[Link(OTHER)])),
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from opentelemetry.proto.common.v1 import common_pb2 as common
 from opentelemetry.proto.trace.v1 import trace_pb2 as trace
 
 from autoinstr.model import DEBUG, SAMPLED, Event, Kind, Link, Resource, SpanContext, SpanData, Status
-from autoinstr.wire import DecodeError, otlp
+from autoinstr.wire import DecodeError, otlp, protobuf
 
 from . import cases
 from .strategies import scalars
@@ -177,6 +178,25 @@ def test_flags_tell_remote_parents(make, decode) -> None:
     assert link.attributes == {"why": "batch"}
 
 
+def test_every_length_of_a_span() -> None:
+    """Spans of just the length at which its own length takes another byte would spoil their batch."""
+    spans = [cases.span("n" * length) for length in (*range(20, 140), *range(900, 1100))]
+    encoder = otlp.ProtobufEncoder(cases.RESOURCE)
+    theirs = parse(payload_of(encoder, spans), encoder).resource_spans[0].scope_spans[0].spans
+    assert [span.name for span in theirs] == [span.name for span in spans]
+
+
+def test_status_is_said_once() -> None:
+    """Receivers that do not join the parts of a message would lose the code or its message."""
+    payload = payload_of(
+        otlp.ProtobufEncoder(cases.RESOURCE), [cases.span(status=Status.ERROR, status_message="it broke")]
+    )
+    message = payload
+    for field in (1, 2, 2):
+        [message] = protobuf.fields(message)[field << 3 | protobuf.LENGTH]
+    assert protobuf.fields(message)[15 << 3 | protobuf.LENGTH] == [b"\x12\x08it broke\x18\x02"]
+
+
 @pytest.mark.parametrize(("make", "decode"), FORMATS)
 def test_own_attributes_win_over_facts(make, decode) -> None:
     """A user could not correct what an instrument says, or an attribute would be there twice, which OTLP forbids."""
@@ -236,7 +256,7 @@ def test_nan(make, decode) -> None:
     payload = payload_of(encoder, [cases.span(attributes={"k": float("nan")})])
     parse(payload, encoder)
     value = decode(payload)[0].spans[0].own["k"]
-    assert value != value
+    assert math.isnan(value)
 
 
 @pytest.mark.parametrize(("make", "decode"), FORMATS)
