@@ -97,11 +97,11 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Library:
-    """A library that can be traced; ``version`` is "" where it is not installed, ``tested_from`` where it is Python's own."""
+    """A library that can be traced; ``version`` is "" where it is not installed, ``supported_from`` where it is Python's own."""
 
     name: str
     version: str
-    tested_from: str
+    supported_from: str
     hooks: tuple[str, ...]
     missing_hooks: tuple[str, ...]
     switched_off: bool
@@ -286,15 +286,15 @@ def installed_libraries(effective: Config) -> list[Library]:
 
 
 def _library(name: str, modules: Sequence[str], effective: Config) -> Library:
-    distribution, tested_from = DISTRIBUTIONS.get(name, ("", ""))
+    distribution, supported_from = DISTRIBUTIONS.get(name, ("", ""))
     version = _version(distribution) if distribution else "Python's own"
     return Library(
         name=name,
         version=version,
-        tested_from=tested_from,
+        supported_from=supported_from,
         hooks=tuple(modules),
         missing_hooks=tuple(module for module in modules if version and not _exists(module)),
-        switched_off=name in effective.disabled_instruments,
+        switched_off=not effective.disabled_instruments.isdisjoint((name, "*")),
     )
 
 
@@ -319,7 +319,7 @@ def _exists(module: str) -> bool:
 
 
 def check_libraries(libraries: Sequence[Library]) -> Iterator[Finding]:
-    """Libraries that are here and will not be traced, or not as tested."""
+    """Libraries that are here and will not be traced, or are too old."""
     installed = [library for library in libraries if library.version]
     for library in installed:
         title = f"{library.name} {library.version}"
@@ -328,10 +328,10 @@ def check_libraries(libraries: Sequence[Library]) -> Iterator[Finding]:
             yield Finding("libraries", NOTE, f"{title} is switched off by configuration", advice)
         elif len(library.missing_hooks) == len(library.hooks):
             text = f"{title} has no {' or '.join(library.missing_hooks)}, where it would be patched: it is not traced"
-            advice = f"install {library.name} {library.tested_from} or a version close to it"
+            advice = f"install {library.name} {library.supported_from} or a version close to it"
             yield Finding("libraries", TROUBLE, text, advice)
-        elif library.tested_from and _numbers(library.version) < _numbers(library.tested_from):
-            text = f"{title} is older than what is tested ({library.tested_from})"
+        elif library.supported_from and _numbers(library.version) < _numbers(library.supported_from):
+            text = f"{title} is older than what is supported ({library.supported_from})"
             yield Finding("libraries", NOTE, text, f"if its spans are missing: pip install -U {library.name}")
     active = [library for library in installed if not library.switched_off]
     yield Finding("libraries", OK, f"{len(active)} of {len(libraries)} known libraries are here and would be traced")
@@ -367,9 +367,8 @@ def _ask_for_strategy(effective: Config) -> Finding:
         body = transport.request("GET", None, {"Accept": "application/json"})
         sampler = sampling.from_strategy(json.loads(body))
     except TransportError as error:
-        advice = "keep all without asking: JAEGER_SAMPLER_TYPE=const JAEGER_SAMPLER_PARAM=1; or " + _advice(
-            error, "JAEGER_SAMPLING_ENDPOINT", "a path of /sampling"
-        )
+        advice = _advice(error, "JAEGER_SAMPLING_ENDPOINT", "http://host:5778/sampling")
+        advice += "; or keep all traces without asking: JAEGER_SAMPLER_TYPE=const JAEGER_SAMPLER_PARAM=1"
         return Finding("sampling", TROUBLE, f"{_said(error)}; {meanwhile}", advice)
     except ValueError as error:
         advice = "check JAEGER_SAMPLING_ENDPOINT: does it lead to Jaeger (port 5778, path /sampling)?"
@@ -518,6 +517,7 @@ _BY_CAUSE = (
     ("CERTIFICATE_VERIFY_FAILED", "name the file of its certificate authority: {certificate}"),
     ("WRONG_VERSION_NUMBER", "that port does not speak TLS: use http:// in {variable}"),
     ("SSL", "TLS fails: check the certificates ({certificate}) and the scheme in {variable}"),
+    ("FileNotFoundError", "a file of certificates is not there: check {certificate}"),
     ("gaierror", "the host is not known: correct {variable}, or see to the name service"),
     ("ConnectionRefusedError", "nobody listens there: start a backend (`autoinstr serve`), or correct {variable}"),
     ("Timeout", "no answer in time: a firewall? the wrong port? check {variable}; usual is {hint}"),
@@ -573,9 +573,9 @@ def as_text(report: Report, *, colourful: bool = False) -> str:
 
 
 def _library_row(library: Library) -> tuple[str, str, str]:
-    tested = f"tested from {library.tested_from}" if library.tested_from else ""
+    supported = f"supported from {library.supported_from}" if library.supported_from else ""
     fate = "switched off" if library.switched_off else f"patched at import of {', '.join(library.hooks)}"
-    return library.name, f"{library.version:<12}  {tested}", fate
+    return library.name, f"{library.version:<12}  {supported}", fate
 
 
 def _columns(rows: Sequence[tuple[str, str, str]], widest: int = 44) -> list[str]:

@@ -51,8 +51,11 @@ if TYPE_CHECKING:
     class Transport(Protocol):
         """Moves bytes."""
 
-        def send(self, payload: bytes) -> bytes:
-            """The response body (empty where there is none); raises ``transport.TransportError``."""
+        def send(self, payload: bytes, timeout_s: float | None = None) -> bytes:
+            """The response body (empty where there is none); raises ``transport.TransportError``.
+
+            ``timeout_s`` shortens the waits of this one call: the program is about to end.
+            """
 
         def close(self) -> None: ...
 

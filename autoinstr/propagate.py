@@ -80,7 +80,8 @@ class Propagator:
     """Reads and writes the headers of several formats; ``ValueError`` for a name that is no format.
 
     ``decoding_errors`` counts headers that were there but could not be read (approximately, if threads race).
-    ``fields`` names the headers that ``inject`` may write (baggage in Jaeger's format adds ``uberctx-*``).
+    ``fields`` names the headers that ``inject`` may write (baggage in Jaeger's format adds ``uberctx-*``). Without any of
+    ``probes`` (keys, as the carrier spells them) there is nothing to extract.
     """
 
     def __init__(self, formats: Sequence[str], key: Callable[[str], Hashable] = plain) -> None:
@@ -90,7 +91,7 @@ class Propagator:
         parts = [_FORMATS[name](key) for name in dict.fromkeys(formats)]
         self.decoding_errors = 0
         self.fields: tuple[str, ...] = tuple(name for part in parts for name in part.fields)
-        self._probes = tuple(dict.fromkeys(probe for part in parts for probe in part.probes))
+        self.probes = tuple(dict.fromkeys(probe for part in parts for probe in part.probes))
         # Both B3 formats read both forms, so one of them is enough.
         self._reads = tuple({part.probes: part.read for part in parts}.values())
         self._writes = tuple(part.write for part in parts)
@@ -102,7 +103,7 @@ class Propagator:
         ids carries baggage, a ``debug_id``, or a ``decision`` (B3's lone sampling state, with its ``flags``).
         """
         try:
-            for probe in self._probes:
+            for probe in self.probes:
                 if probe in carrier:
                     return self._read(carrier)
         except Exception:  # Host safety: the carrier is a stranger's object with a stranger's content.
@@ -124,7 +125,7 @@ class Propagator:
                 if iter(headers) is headers:
                     return None  # It can be read only once, and that once is the application's.
                 carrier = dict(headers)
-            for probe in self._probes:
+            for probe in self.probes:
                 if probe in carrier:
                     return self._read(carrier if len(carrier) == len(headers) else _joined(headers))  # type: ignore[arg-type]
         except Exception:  # Host safety: a server, or a test, may put anything in the scope.

@@ -1,6 +1,6 @@
 """Sampling strategies from a backend: a sampler that polls for its rules and decides by the latest.
 
-Owns: the polling thread, its start, its end, its renewal in a forked child, and the swapping of samplers.
+Owns: the polling thread, its start, its end, its rest during a fork and its renewal afterwards, and the swapping of samplers.
 Must not know: HTTP (``fetch`` brings the body of a URL), how strategies are written (``sampling.from_strategy``), spans.
 Invariants: no thread before the first decision; whatever goes wrong, the current sampler stays; only the first decision of
 the program ever waits, and no longer than ``first_wait_s``.
@@ -9,7 +9,7 @@ the program ever waits, and no longer than ``first_wait_s``.
 from __future__ import annotations
 
 from _thread import allocate_lock
-from time import monotonic_ns
+from time import monotonic, monotonic_ns
 
 from autoinstr.sampling import MAX_OPERATIONS, from_strategy, renew_locks
 
@@ -73,6 +73,9 @@ class RemoteSampler:
         #: Whether a strategy of the backend is in force.
         self.is_known = False
         self._is_stopped = False
+        self._may_wait = True
+        #: When to poll next, on the monotonic clock.
+        self._due_at = 0.0
         self._sampler = initial
         self._make_startable()
 
@@ -96,7 +99,7 @@ class RemoteSampler:
         except Exception as error:  # Host safety: no thread may be had (limits, exit); the current sampler goes on.
             self._complain(f"cannot poll for sampling strategies: {error}")
             return
-        if not self.is_known:
+        if self._may_wait and not self.is_known:
             self._answered.wait(self._first_wait_s)
 
     def stop(self) -> None:
@@ -107,10 +110,30 @@ class RemoteSampler:
         if self._thread is not None:
             self._stopping.set()
 
+    def pause(self, timeout_s: float) -> int:
+        """Before a fork: end the thread unless it is just polling, for which ``timeout_s`` are waited.
+
+        Returns the system's id of the thread that ended, 0 if there is none: Python 3.12 warns of a fork beside threads.
+        """
+        thread = self._thread
+        if thread is None:
+            return 0
+        self._stopping.set()
+        thread.join(timeout_s)
+        return 0 if thread.is_alive() else thread.native_id or 0
+
+    def resume(self) -> None:
+        """After a fork, in the parent: the next decision starts a thread, which polls when the next poll is due."""
+        if self._thread is not None and not self._is_stopped:
+            self._may_wait = False
+            self._make_startable()
+
     def after_fork(self) -> None:
         """In a forked child: forget the thread, which stayed in the parent; the next decision starts a new one."""
         renew_locks()
         if not self._is_stopped:
+            self._may_wait = True
+            self._due_at = 0.0
             self._make_startable()
 
     def poll(self) -> None:
@@ -144,21 +167,22 @@ class RemoteSampler:
         return self._sampler.decide(trace_id, name)
 
     def _start_thread(self) -> None:
+        from contextvars import Context
         from threading import Event, Thread  # Not at start-up: slow to load, and gevent must patch it first.
 
         self._answered, self._stopping = Event(), Event()
         thread = Thread(
             target=self._keep_polling, args=(self._answered, self._stopping), name="autoinstr-sampling", daemon=True
         )
-        thread.start()
+        Context().run(thread.start)  # Not below the span of whoever came first, which would live as long as the thread.
         self._thread = thread
 
     def _keep_polling(self, answered: Event, stopping: Event) -> None:
-        self.poll()
-        answered.set()
         # `_is_stopped` too: `stop` may have come before it could see the thread.
-        while not stopping.wait(self._refresh_s) and not self._is_stopped:
+        while not stopping.wait(max(self._due_at - monotonic(), 0.0)) and not self._is_stopped:
             self.poll()
+            self._due_at = monotonic() + self._refresh_s
+            answered.set()
 
     def _use(self, sampler: Sampler) -> None:
         self._sampler = sampler

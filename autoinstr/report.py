@@ -2,38 +2,144 @@
 
 Owns: the bounded queue, the worker thread, batches, retries, flushing, the counts of what was sent and lost.
 Must not know: what a span means, how it is encoded, what carries it (an ``Exporter`` pairs an encoder with a transport).
-Invariants: ``report`` never blocks, never takes a lock and never raises; the worker is started by the first finished span and
-not before (a thread at start-up breaks programs that fork); what does not fit is counted and dropped.
+Invariants: ``report`` never blocks, never waits for a lock and never raises; the worker is started by the first finished span
+and not before (a thread at start-up breaks programs that fork); what does not fit is counted and dropped; one thread at a
+time exports; every span taken ends up in exactly one count of each exporter (sent, failed, too large, or waiting).
 
 Locks and threads come from ``_thread``, looked up at first use: under gevent's or eventlet's monkey patching these are the
-patched ones, and the worker is a greenlet like everything else there.
+patched ones, and the worker is a greenlet like everything else there. The two locks that are made earlier are only ever
+tried, never waited for, so that a signal handler, a greenlet or a forked child cannot hang on them.
 """
 
 from __future__ import annotations
 
+from _thread import allocate_lock
 from collections import deque
 from time import monotonic
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from autoinstr.model import Encoder, SpanData, Transport
 
-#: The first wait before a payload is sent again; it doubles each time.
+#: The first wait before a payload is sent again; it doubles each time, up to the longest.
 FIRST_DELAY_S = 0.5
+LONGEST_DELAY_S = 5.0
+#: How often somebody who has to wait without a lock looks again.
+_LOOK_AGAIN_S = 0.0005
 
 
 class Exporter:
-    """One way out: an encoder and the transport for its payloads."""
+    """One way out: an encoder, the transport for its payloads, and the payloads that could not be sent yet.
 
-    __slots__ = ("encoder", "failed", "name", "sent", "too_large", "transport")
+    ``sent``, ``failed``, ``too_large`` and ``waiting`` count spans. A payload that fails for a reason that may pass waits in
+    the backlog, with growing delays, for at most ``retry_for_s``; the backlog holds at most ``max_waiting`` spans, the newest.
+    """
+
+    __slots__ = ("_backlog", "_delay_s", "encoder", "failed", "name", "retry_at", "sent", "too_large", "transport", "waiting")
 
     def __init__(self, name: str, encoder: Encoder, transport: Transport) -> None:
         self.name = name
         self.encoder = encoder
         self.transport = transport
-        self.sent = self.failed = self.too_large = 0
+        self.sent = self.failed = self.too_large = self.waiting = 0
+        #: (payload, spans in it, when to give it up), the oldest first.
+        self._backlog: deque[tuple[bytes, int, float]] = deque()
+        self._delay_s = FIRST_DELAY_S
+        #: When to try again, on the monotonic clock; 0 while all is well.
+        self.retry_at = 0.0
+
+    def add(self, batch: list[SpanData], dropped: int, retry_for_s: float, max_waiting: int) -> None:
+        """Encode a batch and put it behind what waits. Raises what a faulty encoder raises; the spans are counted then."""
+        try:
+            payloads, unfit = self.encoder.encode(batch, (dropped, self.too_large, self.failed))
+        except BaseException:
+            self.failed += len(batch)
+            raise
+        self.too_large += unfit
+        give_up_at = monotonic() + retry_for_s
+        for payload, count in payloads:
+            self._backlog.append((payload, count, give_up_at))
+            self.waiting += count
+        while self.waiting > max_waiting and len(self._backlog) > 1:
+            self._give_up()
+
+    def send_waiting(self, complain: Callable[[str], object], retry_for_s: float, deadline: float | None = None) -> None:
+        """Send what waits until something fails. With a ``deadline`` nothing waits any longer: it is sent or given up."""
+        if deadline is None and self.retry_at > monotonic():
+            return
+        while self._backlog:
+            payload, count, _ = self._backlog[0]
+            if deadline is not None and monotonic() >= deadline:
+                return
+            try:
+                refused = self._send(payload, count, deadline)
+            except Exception as error:
+                if not getattr(error, "told", False):
+                    complain(f"cannot export spans: {error or type(error).__name__}")
+                if not getattr(error, "retryable", False):
+                    self._give_up()
+                elif deadline is None:
+                    self._postpone(getattr(error, "retry_after_s", None), retry_for_s)
+                    return
+                else:
+                    while self._backlog:
+                        self._give_up()
+                continue
+            self._backlog.popleft()
+            self.waiting -= count
+            self.sent += count - refused
+            self.failed += refused
+            self.retry_at = 0.0
+            self._delay_s = FIRST_DELAY_S
+            if refused:
+                complain(f"{self.name} refused {refused} of {count} spans")
+
+    def _send(self, payload: bytes, count: int, deadline: float | None) -> int:
+        """Send one payload; how many of its spans the receiver refused."""
+        if deadline is None:
+            response = self.transport.send(payload)
+        else:
+            response = self.transport.send(payload, max(deadline - monotonic(), _LOOK_AGAIN_S))
+        return max(min(self.encoder.rejected(response), count), 0) if response else 0
+
+    def _postpone(self, asked_s: float | None, retry_for_s: float) -> None:
+        """Wait before the next try, not less than the server asked for; what would be too old by then is given up."""
+        from os import urandom
+
+        spread = urandom(1)[0] / 512  # Half a delay at most, so that a thousand workers do not come back as one.
+        if asked_s:
+            delay_s = asked_s * (1 + spread / 4)
+        else:
+            delay_s = self._delay_s * (0.75 + spread)
+            self._delay_s = min(self._delay_s * 2, LONGEST_DELAY_S)
+        now = monotonic()
+        while self._backlog and now + delay_s > self._backlog[0][2]:
+            self._give_up()
+        self.retry_at = now + min(delay_s, max(retry_for_s, LONGEST_DELAY_S))
+
+    def _give_up(self) -> None:
+        """Lose the oldest payload, and count it."""
+        count = self._backlog.popleft()[1]
+        self.waiting -= count
+        self.failed += count
+
+
+class Waiter:
+    """Somebody who waits for a flush: ``served`` tells an export from the end of the worker."""
+
+    __slots__ = ("lock", "served")
+
+    def __init__(self, lock: Any) -> None:
+        self.lock = lock
+        self.served = False
+
+    def release(self, *, served: bool) -> None:
+        """Let it go on."""
+        self.served = served
+        self.lock.release()
 
 
 class Reporter:
@@ -48,10 +154,15 @@ class Reporter:
 
     __slots__ = (
         "_attention",
-        "_closing",
+        "_closed",
+        "_closing_at",
+        "_exporting",
         "_gate",
         "_has_exporters",
+        "_pausing",
         "_running",
+        "_starting",
+        "_thread_id",
         "_waiters",
         "_wake_at",
         "dropped",
@@ -79,31 +190,39 @@ class Reporter:
         shield: Callable[[], object] = lambda: None,
     ) -> None:
         self.make_exporters = make_exporters
-        self.exporters: list[Exporter] = []
-        self._has_exporters = False
         self.max_queue = max_queue
         self.max_batch = min(max_batch, max_queue)
         self.interval_s = interval_s
         self.retry_for_s = retry_for_s
         self.on_trouble = on_trouble
         self.shield = shield
-        self.queue: deque[SpanData] = deque()
-        self.dropped = 0
-        self.taken = 0
         self._wake_at = max(self.max_batch - 1, 1)
         self._start_over()
 
     def _start_over(self) -> None:
-        """State that belongs to a thread, as it is before there is one."""
+        """State as it is before the first span: at the beginning, and in a forked child."""
+        self.queue: deque[SpanData] = deque()
+        self.exporters: list[Exporter] = []
+        self._has_exporters = False
+        self.dropped = 0
+        self.taken = 0
         #: ``report`` looks up only when the queue is at least this long: at once, at a full batch, or when it is full.
         self._attention = 0
         self._running = False
-        self._closing = False
-        self._gate: object = None
-        self._waiters: list[object] = []
+        self._pausing = False
+        self._closed = False
+        #: When the process wants to be gone, on the monotonic clock; 0 while it lives.
+        self._closing_at = 0.0
+        self._thread_id = 0
+        self._gate: Any = None
+        self._waiters: deque[Waiter] = deque()
+        self._starting = allocate_lock()
+        self._exporting = allocate_lock()
+
+    # ---- Taking spans --------------------------------------------------------------------------------
 
     def report(self, span: SpanData) -> None:
-        """Queue a finished span. Called on the program's own thread: no lock, no wait, no exception."""
+        """Queue a finished span. Called on the program's own thread: no waiting, no exception."""
         queue = self.queue
         length = len(queue)
         if length >= self._attention and not self._attend(length):
@@ -112,7 +231,7 @@ class Reporter:
 
     def _attend(self, length: int) -> bool:
         """What ``report`` does now and then: start the worker, wake it, or drop. True when the span may be queued."""
-        if length >= self.max_queue:
+        if length >= self.max_queue or self._closed:
             self.dropped += 1
             return False
         if self._running:
@@ -120,175 +239,223 @@ class Reporter:
             self._open_gate()
         else:
             self._attention = self._wake_at
-            self._start_worker()
+            if not self._start_worker():  # Threads may be had again later.
+                self._attention = min(length + self._wake_at, self.max_queue)
         return True
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is queued, being sent, or waiting to be tried again."""
+        return not (self.queue or self._exporting.locked() or self._has_backlog())
+
+    def _has_backlog(self) -> bool:
+        return any(exporter.waiting for exporter in self.exporters)
+
+    # ---- The worker ----------------------------------------------------------------------------------
 
     def _start_worker(self) -> bool:
-        """Start the thread; False where that is not possible, as while the interpreter shuts down."""
+        """Start the thread unless there is one; False where that is not possible, as while the interpreter shuts down."""
         import _thread
 
-        self._running = True
-        self._gate = gate = _thread.allocate_lock()
-        gate.acquire()
+        if not self._starting.acquire(blocking=False):
+            return True  # Another thread is just doing it, or this one, below a signal handler.
         try:
-            _thread.start_new_thread(self._work, (gate,))
-        except RuntimeError:
-            self._running = False
-            self._attention = self.max_queue
-            return False
-        return True
+            if not self._running:
+                self._gate = gate = _thread.allocate_lock()
+                gate.acquire()
+                self._running = True
+                try:
+                    _thread.start_new_thread(self._work, (gate,))
+                except Exception:  # Host safety: RuntimeError by documentation, but this is the program's thread.
+                    self._running = False
+            return self._running
+        finally:
+            self._starting.release()
 
     def _open_gate(self) -> None:
-        """Wake the worker, whatever it waits for."""
+        """Wake the worker, or keep it from going to sleep."""
         try:
-            self._gate.release()  # type: ignore[attr-defined]
+            self._gate.release()
         except (RuntimeError, AttributeError):  # It is awake already, or not there.
             return
 
-    def _work(self, gate: object) -> None:
-        """The worker: wait for the interval or a wake-up, then drain; until told to close."""
-        try:
-            self.shield()
-            while self._gate is gate:
-                gate.acquire(True, self.interval_s)  # type: ignore[attr-defined]
-                closing = self._closing
-                waiters, self._waiters = self._waiters, []
-                self._attention = self.max_queue
-                self._drain()
-                self._attention = self._wake_at
-                for waiter in waiters:
-                    waiter.release()  # type: ignore[attr-defined]
-                if closing and not self._waiters:
-                    break
-        except Exception as error:  # Host safety: nothing may appear on the program's stderr but our own line.
-            self.on_trouble(f"the reporting thread failed: {type(error).__name__}: {error}")
-        finally:
-            if self._gate is gate:
-                self._running = False
-                self._attention = 0
-                for waiter in self._waiters:  # Somebody who came while the last ones were served.
-                    waiter.release()  # type: ignore[attr-defined]
-
-    def _drain(self) -> None:
-        """Export everything that is queued now, batch by batch."""
-        queue = self.queue
-        left = len(queue)
-        if left and not self._has_exporters:
-            self._has_exporters = True
-            self.exporters = self.make_exporters()
-        while left > 0:
-            batch = []
-            try:
-                for _ in range(min(left, self.max_batch)):
-                    batch.append(queue.popleft())  # noqa: PERF401 - what was taken must survive an empty queue
-            except IndexError:
-                left = 0
-            left -= len(batch)
-            if batch:
-                self.taken += len(batch)
-                for exporter in self.exporters:
-                    self._export(exporter, batch)
-
-    def _export(self, exporter: Exporter, batch: list[SpanData]) -> None:
-        try:
-            payloads, unfit = exporter.encoder.encode(batch, (self.dropped, exporter.too_large, exporter.failed))
-        except Exception as error:  # Host safety: a fault of ours may cost spans, never the thread.
-            exporter.failed += len(batch)
-            self.on_trouble(f"cannot encode spans for {exporter.name}: {type(error).__name__}: {error}")
-            return
-        exporter.too_large += unfit
-        for payload, count in payloads:
-            self._send(exporter, payload, count)
-
-    def _send(self, exporter: Exporter, payload: bytes, count: int) -> None:
-        """Send one payload, trying again for a while where that can help."""
-        delay_s = FIRST_DELAY_S
-        give_up_at = monotonic() + self.retry_for_s
-        while True:
-            try:
-                response = exporter.transport.send(payload)
-                refused = min(exporter.encoder.rejected(response), count) if response else 0
-            except Exception as error:
-                self.on_trouble(f"cannot export spans: {error}")
-                if getattr(error, "retryable", False) and not self._closing:
-                    wait_s = getattr(error, "retry_after_s", None) or delay_s
-                    if monotonic() + wait_s < give_up_at and self._pause(wait_s):
-                        delay_s *= 2
-                        continue
-                exporter.failed += count
-                return
-            exporter.sent += count - refused
-            exporter.failed += refused
-            if refused:
-                self.on_trouble(f"{exporter.name} refused {refused} of {count} spans")
-            return
-
-    def _pause(self, seconds: float) -> bool:
-        """Wait before a retry, spread by a jitter of half; False when the process is about to end meanwhile."""
-        from os import urandom
-
-        until = monotonic() + seconds * (0.75 + urandom(1)[0] / 512)
-        gate = self._gate
-        while not self._closing and (left := until - monotonic()) > 0:
-            if gate is None:  # No worker: this is the program's own thread, which must not wait.
-                return False
-            gate.acquire(True, left)  # type: ignore[attr-defined]
-        return not self._closing
-
-    def flush(self, timeout_s: float, *, last: bool = False) -> bool:
-        """Export what is queued, waiting at most ``timeout_s``; True when all of it went out or was given up.
-
-        ``last``: the process is about to end, so failures are not tried again, and the worker ends, too.
-        """
-        if last:
-            self._closing = True
-        if not self._running:
-            # No worker: there is nothing, or no thread can be started any more, so do it here.
-            if self.queue:
-                self._drain()
-            return not self.queue
+    def _work(self, gate: Any) -> None:
+        """The worker: wait for the interval or a wake-up, then export; until told to pause or to close."""
         import _thread
 
-        waiter = _thread.allocate_lock()
-        waiter.acquire()
-        self._waiters.append(waiter)
-        self._open_gate()
-        return waiter.acquire(True, max(timeout_s, 0))
-
-    def pause(self, timeout_s: float) -> None:
-        """Before a fork: end the worker if it is idle, so that no thread is lost and Python need not warn of one."""
-        if self._running:
-            self.flush(timeout_s, last=True)
-            deadline = monotonic() + timeout_s
-            while self._running and monotonic() < deadline:
-                _yield_to_others()
-
-    def resume(self) -> None:
-        """After a fork, in the parent: work goes on with the next span, or at once if some are queued."""
-        self._closing = False
-        if not self._running:
-            self._attention = 0
-            if self.queue:
+        unserved: list[Waiter] = []
+        try:
+            self._thread_id = _thread.get_native_id() if hasattr(_thread, "get_native_id") else 0
+            self.shield()
+            while not self._pausing:
+                # Looked up before waiting: a wake-up may have come, and been spent, while something was sent.
+                if not (self._waiters or self._closing_at):
+                    gate.acquire(True, self._patience_s())
+                    if self._pausing:
+                        break
+                closing_at = self._closing_at
+                while self._waiters:
+                    unserved.append(self._waiters.popleft())
+                self._attention = self.max_queue
+                is_done = self._export_queue(closing_at or None)
                 self._attention = self._wake_at
-                self._start_worker()
+                if is_done and (closing_at or not self._has_backlog()):
+                    while unserved:
+                        unserved.pop().release(served=True)
+                if closing_at and not self._waiters:
+                    break
+        except Exception as error:  # Host safety: nothing may appear on the program's stderr but our own line.
+            self._complain(f"the reporting thread failed: {type(error).__name__}: {error}")
+        finally:
+            self._leave(unserved)
 
-    def abandon(self) -> None:
-        """After a fork, in the child: the queued spans, the thread and the connections are the parent's."""
-        self.queue = deque()
-        self.dropped = self.taken = 0
-        self._start_over()
-        exporters, self.exporters = self.exporters, []
-        self._has_exporters = False
-        for exporter in exporters:
-            exporter.transport.abandon()
+    def _leave(self, unserved: list[Waiter]) -> None:
+        """The worker ends: the next span starts another, and nobody is left waiting for this one."""
+        paused = self._pausing
+        self._attention = 0
+        self._running = False
+        while self._waiters:
+            unserved.append(self._waiters.popleft())
+        for waiter in unserved:
+            waiter.release(served=False)
+        if paused and not self._pausing:  # The fork was over before this thread had seen to it.
+            self.resume()
+
+    def _patience_s(self) -> float:
+        """How long to sleep: the interval, or less if something is to be tried again before."""
+        retries = [exporter.retry_at for exporter in self.exporters if exporter.waiting]
+        return min(self.interval_s, max(min(retries) - monotonic(), 0.0)) if retries else self.interval_s
+
+    def _complain(self, text: str) -> None:
+        try:
+            self.on_trouble(text)
+        except Exception:  # noqa: S110 - Host safety: there is nobody left to tell.
+            pass
+
+    # ---- Exporting -----------------------------------------------------------------------------------
+
+    def _export_queue(self, deadline: float | None = None) -> bool:
+        """Export everything that is queued now, batch by batch; False, and nothing, if another thread is at it."""
+        if not self._exporting.acquire(blocking=False):
+            return False
+        try:
+            queue = self.queue
+            left = len(queue)
+            if left and not self._has_exporters and not self._make_exporters():
+                self.dropped += left
+                while left:
+                    queue.popleft()
+                    left -= 1
+            while not self._pausing and (deadline is None or monotonic() < deadline):
+                batch = [queue.popleft() for _ in range(min(left, self.max_batch))]
+                left -= len(batch)
+                self.taken += len(batch)
+                for exporter in self.exporters:
+                    self._export(exporter, batch, deadline)
+                if left <= 0:
+                    break
+        finally:
+            self._exporting.release()
+        return True
+
+    def _make_exporters(self) -> bool:
+        try:
+            self.exporters = self.make_exporters()
+        except Exception as error:  # Host safety: a fault of ours may cost spans, never the thread.
+            self._complain(f"cannot export spans: {type(error).__name__}: {error}")
+            return False
+        self._has_exporters = True
+        return True
+
+    def _export(self, exporter: Exporter, batch: list[SpanData], deadline: float | None) -> None:
+        if batch:
+            try:
+                exporter.add(batch, self.dropped, self.retry_for_s, self.max_queue)
+            except Exception as error:  # Host safety: a fault of ours may cost spans, never the thread.
+                self._complain(f"cannot encode spans for {exporter.name}: {type(error).__name__}: {error}")
+        exporter.send_waiting(self._complain, self.retry_for_s, deadline)
+
+    def _export_here(self, deadline: float) -> bool:
+        """Export on the program's own thread, where no other can be had; True when all of it was done in time."""
+        while self._exporting.locked():
+            if monotonic() >= deadline:
+                return False
+            _look_away()
+        self._export_queue(deadline)
+        return self.is_idle
+
+    # ---- Flushing, forking, ending -------------------------------------------------------------------
+
+    def flush(self, timeout_s: float) -> bool:
+        """Export what is queued, waiting at most ``timeout_s``; True when all of it went out or was given up."""
+        return self.is_idle or self._flush(monotonic() + timeout_s)
+
+    def _flush(self, deadline: float) -> bool:
+        import _thread
+
+        while True:
+            if not self._running:
+                if self.is_idle:
+                    return True
+                if not self._start_worker():
+                    return self._export_here(deadline)
+            waiter = Waiter(_thread.allocate_lock())
+            waiter.lock.acquire()
+            self._waiters.append(waiter)
+            if not self._running:
+                continue  # The worker has just ended, perhaps without seeing the waiter.
+            self._open_gate()
+            if not waiter.lock.acquire(True, max(deadline - monotonic(), 0.0)):
+                return False
+            if waiter.served:
+                return True
+            if monotonic() >= deadline:
+                return False
 
     def close(self, timeout_s: float) -> bool:
-        """Flush for the last time and close the transports; False if that was not done in time."""
-        done = self.flush(timeout_s, last=True)
+        """Flush for the last time, end the worker, close the transports; False if that was not done in time.
+
+        What fails now is not tried again, and spans that are reported afterwards are dropped and counted.
+        """
+        deadline = self._closing_at = self._closing_at or monotonic() + timeout_s
+        done = self._flush(deadline) and not (self.queue or self._has_backlog())
+        self._closed = True
+        self._attention = 0
         if done:
             for exporter in self.exporters:
                 exporter.transport.close()
         return done
+
+    def pause(self, timeout_s: float) -> int:
+        """Before a fork: end the worker unless it is just sending; what is queued stays so.
+
+        Returns the system's id of the thread that ended, 0 if there is none: Python 3.12 warns of a fork beside threads.
+        """
+        if not self._running:
+            return 0
+        self._pausing = True
+        self._open_gate()
+        deadline = monotonic() + timeout_s
+        while self._running:
+            if monotonic() >= deadline:
+                return 0
+            _look_away()
+        return self._thread_id
+
+    def resume(self) -> None:
+        """After a fork, in the parent: what is queued goes on its way, without waiting for the next span."""
+        self._pausing = False
+        if not (self._running or self._closed or self.is_idle):
+            self._attention = self._wake_at
+            if not self._start_worker():
+                self._attention = 0
+
+    def abandon(self) -> None:
+        """After a fork, in the child: the queued spans, the thread and the connections are the parent's."""
+        exporters = self.exporters
+        self._start_over()
+        for exporter in exporters:
+            exporter.transport.abandon()
 
 
 class NullReporter:
@@ -309,7 +476,7 @@ class InMemoryReporter:
         self.spans.append(span)
 
 
-def _yield_to_others() -> None:
-    from time import sleep
+def _look_away() -> None:
+    from time import sleep  # Not at start-up: gevent must patch it first.
 
-    sleep(0.001)
+    sleep(_LOOK_AGAIN_S)

@@ -3,7 +3,8 @@
 Owns: the one global (``running``), what happens at start, fork, SIGTERM and exit, and the client metrics. This is the only
 module that knows all parts of the agent.
 Invariants: ``start`` never raises and does its work once; nothing is sent, and no thread runs, before the first span; codecs
-and transports are loaded by the worker, not at start-up; leaving the process takes no longer than ``exit_timeout_s``.
+and transports are loaded by the worker, not at start-up; leaving the process takes no longer than ``exit_timeout_s``, and
+where Python's own way out is not taken (``os._exit``, ``os.exec*``) no longer than ``ABRUPT_EXIT_TIMEOUT_S``.
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ if TYPE_CHECKING:
 
     from autoinstr.config import Config
     from autoinstr.instrument import Tracing, Watcher
+    from autoinstr.metrics import MetricsServer
     from autoinstr.model import Encoder, Resource, Sampler, Transport
     from autoinstr.remote import RemoteSampler
     from autoinstr.report import Exporter, Reporter
 
-#: How long a fork waits for a worker that is just sending.
+#: How long a fork waits for threads of ours that are just busy with the network.
 FORK_PATIENCE_S = 0.05
+#: How long ``os._exit`` and ``os.exec*`` wait for spans that have not been sent.
+ABRUPT_EXIT_TIMEOUT_S = 0.5
 _SIGTERM = 15
 _MARK = "_autoinstr_running"
 
@@ -37,6 +41,11 @@ class Counters:
     def __init__(self) -> None:
         self.sampler_queries_ok = self.sampler_queries_err = 0
         self.sampler_updates_ok = self.sampler_updates_err = 0
+
+    def clear(self) -> None:
+        """Begin anew, in a forked child."""
+        for name in self.__slots__:
+            setattr(self, name, 0)
 
 
 class Runtime:
@@ -52,6 +61,9 @@ class Runtime:
         self.counters = Counters()
         self.remote: RemoteSampler | None = None
         self.watcher: Watcher | None = None
+        self.metrics_server: MetricsServer | None = None
+        self._undo: list[Callable[[], object]] = []
+        self._is_stopped = False
         self.sampler = self._build_sampler()
         self.reporter = Reporter(
             lambda: build_exporters(config),
@@ -62,6 +74,10 @@ class Runtime:
             on_trouble=lambda text: say(text, about="export"),
             shield=lambda: current.set(SUPPRESSED),
         )
+        if config.metrics_port is not None:
+            from autoinstr.metrics import MetricsServer
+
+            self.metrics_server = MetricsServer(config.metrics_port, self.metrics)
         self.tracing = Tracing(
             self._build_tracer(),
             config,
@@ -69,7 +85,6 @@ class Runtime:
             Propagator(config.propagators, environ_key),
             Propagator(config.propagators, asgi_key),
         )
-        self.serves_metrics = False
 
     def _build_tracer(self) -> Any:
         from autoinstr.trace import Limits, Tracer
@@ -83,7 +98,12 @@ class Runtime:
             config.event_attribute_count,
             config.link_attribute_count,
         )
-        return Tracer(self.sampler, self.reporter, limits, config.trace_id_bits)
+        kind = Tracer
+        if self.metrics_server is not None:
+            from autoinstr.metrics import announcing
+
+            kind = announcing(self.metrics_server.start)
+        return kind(self.sampler, self.reporter, limits, config.trace_id_bits)
 
     def _build_sampler(self) -> Sampler:
         from autoinstr import sampling
@@ -137,21 +157,44 @@ class Runtime:
                 after_in_parent=_guarded("fork", self._after_fork_in_parent),
                 after_in_child=_guarded("fork", self._after_fork_in_child),
             )
+            # No module exists yet that could have taken the originals.
+            self._undo += [flush_before(name, self._before_abrupt_end) for name in ("_exit", "execv", "execve")]
         if self.config.sigterm:
-            flush_on_sigterm(self)
+            self._undo.append(flush_on_sigterm(self))
+
+    def uninstall(self) -> None:
+        """Take everything out again that ``install`` put in, and end all threads."""
+        import atexit
+
+        atexit.unregister(self._at_exit)
+        for undo in self._undo:
+            undo()
+        if self.watcher is not None:
+            self.watcher.uninstall()
+        self.close()
+        self._is_stopped = True  # The hooks of forks cannot be taken out.
+            self.tracing.catch_sigterm = lambda: flush_on_sigterm(self)
 
     def flush(self, timeout_s: float) -> bool:
         """Send what is queued; True when all of it was sent or given up in time."""
-        return self._unsuppressed(lambda: self.reporter.flush(timeout_s))
+        return self._suppressed(lambda: self.reporter.flush(timeout_s))
 
     def close(self) -> bool:
-        """Send what is queued for the last time and end all threads."""
+        """Send what is queued for the last time and end all threads; False if that took longer than it may."""
         if self.remote is not None:
             self.remote.stop()
-        return self._unsuppressed(lambda: self.reporter.close(self.config.exit_timeout_s))
+        done = self._suppressed(lambda: self.reporter.close(self.config.exit_timeout_s))
+        if self.metrics_server is not None:
+            self.metrics_server.stop(FORK_PATIENCE_S)
+        return done
+
+    def _before_abrupt_end(self) -> None:
+        """Somebody leaves without Python's exit handlers; perhaps only tries to, so that everything has to go on."""
+        if not self.reporter.is_idle:
+            self.flush(min(ABRUPT_EXIT_TIMEOUT_S, self.config.exit_timeout_s))
 
     @staticmethod
-    def _unsuppressed(work: Callable[[], bool]) -> bool:
+    def _suppressed(work: Callable[[], bool]) -> bool:
         """Run something that may send on this very thread, without tracing what it sends."""
         from autoinstr.trace import SUPPRESSED, current
 
@@ -164,33 +207,53 @@ class Runtime:
     def _at_exit(self) -> None:
         try:
             if not self.close():
-                say(f"left with {len(self.reporter.queue)} spans unsent: the backend took longer than"
-                    f" {self.config.exit_timeout_s:g} s (AUTOINSTR_EXIT_TIMEOUT)")
+                say(f"left with spans unsent: the backend took longer than {self.config.exit_timeout_s:g} s"
+                    " (AUTOINSTR_EXIT_TIMEOUT)", about="export")
+        except KeyboardInterrupt:  # Somebody is tired of waiting; the program itself has ended already.
+            return
         except Exception as error:  # Host safety: an exception here would be printed on the program's stderr.
             fault("exit", error)
 
     def _before_fork(self) -> None:
-        self.reporter.pause(FORK_PATIENCE_S)
+        """End our threads: a child would lose them, and Python 3.12 blames the program for a fork beside threads."""
+        if self._is_stopped:
+            return
+        ended = [part.pause(FORK_PATIENCE_S) for part in (self.reporter, self.remote, self.metrics_server) if part]
+        await_threads(ended, FORK_PATIENCE_S)
 
     def _after_fork_in_parent(self) -> None:
-        self.reporter.resume()
+        if self._is_stopped:
+            return
+        for part in (self.reporter, self.remote, self.metrics_server):
+            if part is not None:
+                part.resume()
 
     def _after_fork_in_child(self) -> None:
         """Spans, queue, threads and connections of before the fork are the parent's: begin anew."""
+        if self._is_stopped:
+            return
         from autoinstr.report import NullReporter
 
         self.tracing.tracer.sink = NullReporter()
         self.reporter.abandon()
-        self.serves_metrics = False
+        self.counters.clear()
+        for propagator in (self.tracing.plain, self.tracing.environ, self.tracing.asgi):
+            propagator.decoding_errors = 0
+        if self.metrics_server is not None:
+            self.metrics_server.abandon()
         if self.remote is not None:
             self.remote.after_fork()
         self.tracing.tracer = self._build_tracer()
 
     def metrics(self) -> dict[str, int]:
-        """The client's counts by Jaeger's names, with tags as in Prometheus (``name{tag="value"}``)."""
+        """The client's counts by Jaeger's names, with tags as in Prometheus (``name{tag="value"}``).
+
+        ``reporter_spans`` counts a span once for each exporter; spans that are only printed (``log_spans``) do not count.
+        """
         tracer, reporter, counters = self.tracing.tracer, self.reporter, self.counters
         sampled = tracer.roots_sampled + tracer.joined_sampled + tracer.children
         unsampled = tracer.roots_unsampled + tracer.joined_unsampled
+        exporters = [exporter for exporter in reporter.exporters if exporter.name != "log"]
         propagators = (self.tracing.plain, self.tracing.environ, self.tracing.asgi)
         return {
             'traces{state="started",sampled="y"}': tracer.roots_sampled,
@@ -201,10 +264,8 @@ class Runtime:
             'started_spans{sampled="n"}': unsampled,
             'finished_spans{sampled="y"}': reporter.taken + len(reporter.queue) + reporter.dropped,
             'finished_spans{sampled="n"}': tracer.finished_unsampled,
-            'reporter_spans{result="ok"}': sum(exporter.sent for exporter in reporter.exporters),
-            'reporter_spans{result="err"}': sum(
-                exporter.failed + exporter.too_large for exporter in reporter.exporters
-            ),
+            'reporter_spans{result="ok"}': sum(exporter.sent for exporter in exporters),
+            'reporter_spans{result="err"}': sum(exporter.failed + exporter.too_large for exporter in exporters),
             'reporter_spans{result="dropped"}': reporter.dropped,
             "reporter_queue_length": len(reporter.queue),
             'sampler_queries{result="ok"}': counters.sampler_queries_ok,
@@ -267,39 +328,79 @@ def stop() -> None:
         delattr(sys, _MARK)
     if agent is None:
         return
-    import atexit
-
-    if agent.watcher is not None:
-        agent.watcher.uninstall()
-    atexit.unregister(agent._at_exit)  # noqa: SLF001
-    agent.close()
+    agent.uninstall()
 
 
-def flush_on_sigterm(agent: Runtime) -> None:
+def flush_on_sigterm(agent: Runtime) -> Callable[[], object]:
     """Send what is queued when the process is asked to end and the program leaves that to the system.
 
     The handler puts the default back and lets the signal strike again, so that the exit status is the same. A program that
-    installs its own handler replaces ours.
+    installs its own handler replaces ours. Returns how to undo it.
     """
     import _signal
-
-    if _signal.getsignal(_SIGTERM) != _signal.SIG_DFL:
-        return
 
     def on_sigterm(number: int, frame: object) -> None:
         import os
 
+        # First of all, so that whoever asks twice does not wait.
+        _signal.signal(_SIGTERM, _signal.SIG_DFL)
         try:
             agent.close()
         except Exception as error:  # Host safety: whatever happens, the process ends.
             fault("SIGTERM", error)
-        _signal.signal(_SIGTERM, _signal.SIG_DFL)
-        os.kill(os.getpid(), _SIGTERM)
+        finally:
+            os.kill(os.getpid(), _SIGTERM)
+
+    def undo() -> None:
+        if _signal.getsignal(_SIGTERM) is on_sigterm:
+            _signal.signal(_SIGTERM, _signal.SIG_DFL)
 
     try:
-        _signal.signal(_SIGTERM, on_sigterm)
+        if _signal.getsignal(_SIGTERM) == _signal.SIG_DFL:
+            _signal.signal(_SIGTERM, on_sigterm)
     except ValueError:  # Not the main thread (an embedded interpreter): signals are its host's.
-        return
+        pass
+    return undo
+
+
+def flush_before(name: str, flush: Callable[[], None]) -> Callable[[], object]:
+    """Make ``os.<name>`` call ``flush`` first; whatever becomes of that, it does what it always did. Returns how to undo it.
+
+    All of ``os.exec*`` end in ``execv`` or ``execve``, and the children of ``multiprocessing`` that were forked in ``_exit``:
+    neither runs Python's exit handlers.
+    """
+    import os
+
+    original: Callable[..., Any] = getattr(os, name)
+
+    def flush_and_go(*arguments: Any, **keywords: Any) -> Any:
+        try:
+            flush()
+        except Exception as error:  # Host safety: the process has to end.
+            fault(f"os.{name}", error)
+        return original(*arguments, **keywords)
+
+    def undo() -> None:
+        if getattr(os, name) is flush_and_go:
+            setattr(os, name, original)
+
+    flush_and_go.__name__ = flush_and_go.__qualname__ = name
+    flush_and_go.__module__ = "os"
+    flush_and_go.__doc__ = original.__doc__
+    flush_and_go.__wrapped__ = original  # type: ignore[attr-defined] - the signature, for `inspect`
+    setattr(os, name, flush_and_go)
+    return undo
+
+
+def await_threads(ids: list[int], timeout_s: float) -> None:
+    """Wait until the system has let go of threads whose Python part has ended, by their ids (0: none); where it tells."""
+    from os import path
+    from time import monotonic, sleep
+
+    deadline = monotonic() + timeout_s
+    for number in ids:
+        while number and path.exists(f"/proc/self/task/{number}") and monotonic() < deadline:
+            sleep(0.0002)
 
 
 def fetch_untraced(url: str) -> bytes:

@@ -16,7 +16,7 @@ from contextvars import ContextVar
 from os import urandom
 from time import perf_counter_ns, time_ns
 
-from autoinstr.model import DEBUG, SAMPLED, Event, Kind, Link, SpanContext, SpanData, Status
+from autoinstr.model import DEBUG, MASK_64, SAMPLED, Event, Kind, Link, SpanContext, SpanData, Status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ UNDECIDED = -1
 #: copies that request's context and would otherwise stick to its trace for ever.
 STALE_PARENT_NS = 60 * 1_000_000_000
 
-SERVER = Kind.SERVER
+_new = object.__new__
 
 
 class Limits:
@@ -87,10 +87,11 @@ class Span(SpanData):
     """A unit of work that is being recorded. Made by ``Tracer``; ended once, by ``end()``.
 
     ``leaf`` says that what happens inside needs no spans of its own: the layers below an HTTP client, or our own traffic.
-    ``clock_ns`` + ``perf_counter_ns()`` is the wall time within the local root. ``route`` is what a server's framework matched.
+    ``clock_ns`` + ``perf_counter_ns()`` is the wall time within the local root. ``route`` is what a server's framework matched,
+    ``is_complete`` its word that the response needs no more of the program's code.
     """
 
-    __slots__ = ("baggage", "clock_ns", "leaf", "route", "tracer")
+    __slots__ = ("baggage", "clock_ns", "is_complete", "leaf", "route", "tracer")
 
     #: Whether it is worth building anything to put on this span.
     recording = True
@@ -207,6 +208,9 @@ class Span(SpanData):
             self.fail(error)
         self.end()
 
+    def _fill(self) -> None:
+        """Set what an unsampled span leaves out; nothing here."""
+
     def _count_dropped(self, attributes: int = 0, events: int = 0, links: int = 0) -> None:
         before = self.dropped or (0, 0, 0)
         self.dropped = (before[0] + attributes, before[1] + events, before[2] + links)
@@ -219,6 +223,8 @@ class Span(SpanData):
             return self
         self.settle()
         if wanted:
+            if not self.recording:
+                self._fill()
             self.__class__ = Span
             self.flags |= SAMPLED | DEBUG
             if self.own is None:
@@ -230,11 +236,47 @@ class Span(SpanData):
         return self
 
 
+#: What the slots that an unsampled span leaves unset read as.
+_UNSET: dict[str, object] = {
+    "clock_ns": 0,
+    "dropped": None,
+    "events": None,
+    "facts": (),
+    "links": (),
+    "name": "",
+    "own": None,
+    "parent_is_remote": False,
+    "route": "",
+    "scope": "",
+    "start_ns": 0,
+    "status": 0,
+    "status_message": "",
+}
+
+
 class UnsampledSpan(Span):
-    """A span of a trace that is not kept: it carries ids, baggage and the decision, and records nothing."""
+    """A span of a trace that is not kept: it carries ids, baggage and the decision, and records nothing.
+
+    The tracer sets only the slots that are needed for that; the others read as in an empty span.
+    """
 
     __slots__ = ()
     recording = False
+
+    def __getattr__(self, name: str) -> object:
+        """What the tracer did not set."""
+        try:
+            return _UNSET[name]
+        except KeyError:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}") from None
+
+    def _fill(self) -> None:
+        """Set what a recording span has; its time begins now."""
+        for name, value in _UNSET.items():
+            setattr(self, name, getattr(self, name, value))
+        if not self.start_ns:
+            self.start_ns = now_ns = time_ns()
+            self.clock_ns = now_ns - perf_counter_ns()
 
     @property
     def attributes(self) -> dict[str, AttributeValue]:
@@ -350,79 +392,69 @@ class Tracer:
         ``late`` lets the sampling decision of a root wait for the final name where the sampler goes by names.
         """
         if parent is None or parent.__class__ is SpanContext:
-            return self._start_local_root(name, kind, parent, scope, late)  # type: ignore[arg-type]
+            return self.start_local_root(name, kind, parent, scope, late)  # type: ignore[arg-type]
         flags = parent.flags
         if flags < 0:
             parent.settle()  # type: ignore[union-attr]
             flags = parent.flags
+        if not flags & SAMPLED:
+            return self._unsampled(parent.trace_id, parent.span_id, kind, parent)
         clock_ns: int = parent.clock_ns  # type: ignore[union-attr]
         now_ns = clock_ns + perf_counter_ns()
-        if not flags & SAMPLED:
-            span: Span = UnsampledSpan.__new__(UnsampledSpan)
-            span.span_id = parent.span_id
-            span.leaf = parent.leaf  # type: ignore[union-attr]
-        else:
-            if parent.end_ns and now_ns - parent.end_ns > STALE_PARENT_NS:  # type: ignore[union-attr]
-                root = self._start_local_root(name, kind, None, scope, late)
-                return root.add_link(parent.context)  # type: ignore[union-attr]
-            span = Span.__new__(Span)
-            span.span_id = self.getrandbits(64) or 1
-            span.leaf = False
-            self.children += 1
-        span.parent_id = parent.span_id
-        span.parent_is_remote = False
+        if parent.end_ns and now_ns - parent.end_ns > STALE_PARENT_NS:  # type: ignore[union-attr]
+            root = self.start_local_root(name, kind, None, scope, late)
+            return root.add_link(parent.context)  # type: ignore[union-attr]
+        self.children += 1
+        span: Span = _new(Span)
         span.trace_id = parent.trace_id
-        span.route = ""
+        span.parent_id = parent.span_id
+        span.span_id = self.getrandbits(64) or 1
+        span.parent_is_remote = span.leaf = span.is_complete = False
         span.flags = flags
         span.trace_state = parent.trace_state
         span.baggage = parent.baggage
         span.clock_ns = clock_ns
         span.start_ns = now_ns
-        span.facts = ()
-        span.own = None
         span.name = name
         span.kind = kind
         span.scope = scope
         span.tracer = self
+        span.facts = span.links = ()
+        span.own = span.events = span.dropped = None
         span.end_ns = span.status = 0
-        span.events = span.dropped = None
-        span.links = ()
-        span.status_message = ""
+        span.route = span.status_message = ""
         return span
 
-    def _start_local_root(self, name: str, kind: int, parent: SpanContext | None, scope: str, late: bool) -> Span:
-        """The first span of a trace in this process: below a context from outside, or a new trace."""
-        getrandbits = self.getrandbits
-        facts: tuple[object, ...] | None
-        span: Span
-        if parent is not None and parent.trace_id and not parent.deferred and not self.sampler.ignores_parent:
-            trace_id = parent.trace_id
-            flags = parent.flags
-            facts = None
-            if flags & SAMPLED:
-                span = Span.__new__(Span)
-                self.joined_sampled += 1
-            else:
-                span = UnsampledSpan.__new__(UnsampledSpan)
-                self.joined_unsampled += 1
-        else:
-            trace_id = parent.trace_id if parent is not None and parent.trace_id else getrandbits(self.id_bits) or 1
+    def start_local_root(self, name: str, kind: int, parent: SpanContext | None, scope: str, late: bool) -> Span:  # noqa: FBT001
+        """``start`` for the first span of a trace in this process: below a context from outside, or a new trace."""
+        facts: tuple[object, ...] | None = None
+        if parent is None:
+            trace_id = self.getrandbits(self.id_bits) or 1
             sampler = self.sampler
-            if parent is not None and (parent.debug_id or parent.decision is not None):
-                facts, flags = self._forced(parent)
-            elif late and sampler.by_name:
-                facts, flags = None, UNDECIDED
+            if late and sampler.by_name:
+                flags = UNDECIDED
             else:
                 facts = sampler.decide(trace_id, name)
-                flags = SAMPLED if facts is not None else 0
-            if flags < 0:
-                span = UndecidedSpan.__new__(UndecidedSpan)
-            elif flags:
-                span = Span.__new__(Span)
+                if facts is None:
+                    self.roots_unsampled += 1
+                    # As `_unsampled`, once more: this is the path of a service that samples one request in a thousand.
+                    idle = _new(UnsampledSpan)
+                    idle.trace_id = trace_id
+                    idle.span_id = trace_id & MASK_64 or 1
+                    idle.kind = kind
+                    idle.tracer = self
+                    idle.leaf = idle.is_complete = False
+                    idle.flags = idle.end_ns = idle.parent_id = 0
+                    idle.trace_state = ""
+                    idle.baggage = None
+                    return idle
+                flags = SAMPLED
                 self.roots_sampled += 1
-            else:
-                span = UnsampledSpan.__new__(UnsampledSpan)
-                self.roots_unsampled += 1
+        else:
+            trace_id, flags, facts = self._join(parent, name, late)
+            if not flags & SAMPLED:
+                return self._unsampled(trace_id, self.getrandbits(64) or 1, kind, parent)
+        span: Span = _new(UndecidedSpan if flags < 0 else Span)
         if parent is None:
             span.parent_id = 0
             span.parent_is_remote = False
@@ -434,22 +466,60 @@ class Tracer:
             span.trace_state = parent.trace_state
             span.baggage = parent.baggage
         span.trace_id = trace_id
-        span.span_id = getrandbits(64) or 1
+        span.span_id = self.getrandbits(64) or 1
         span.flags = flags
         span.start_ns = now_ns = time_ns()
         span.clock_ns = now_ns - perf_counter_ns()
         span.facts = (facts,) if facts is not None else ()
-        span.own = None
         span.name = name
         span.kind = kind
         span.scope = scope
         span.tracer = self
-        span.leaf = False
-        span.route = ""
-        span.end_ns = span.status = 0
-        span.events = span.dropped = None
+        span.leaf = span.is_complete = False
         span.links = ()
-        span.status_message = ""
+        span.own = span.events = span.dropped = None
+        span.end_ns = span.status = 0
+        span.route = span.status_message = ""
+        return span
+
+    def _join(self, parent: SpanContext, name: str, late: bool) -> tuple[int, int, tuple[object, ...] | None]:  # noqa: FBT001
+        """Trace id, flags and the sampler's facts for a span below a context from outside."""
+        sampler = self.sampler
+        trace_id = parent.trace_id
+        if trace_id and not parent.deferred and not sampler.ignores_parent:
+            if parent.flags & SAMPLED:
+                self.joined_sampled += 1
+            else:
+                self.joined_unsampled += 1
+            return trace_id, parent.flags, None
+        trace_id = trace_id or self.getrandbits(self.id_bits) or 1
+        facts: tuple[object, ...] | None = None
+        if parent.debug_id or parent.decision is not None:
+            facts, flags = self._forced(parent)
+        elif late and sampler.by_name:
+            return trace_id, UNDECIDED, None
+        else:
+            facts = sampler.decide(trace_id, name)
+            flags = SAMPLED if facts is not None else 0
+        if flags:
+            self.roots_sampled += 1
+        else:
+            self.roots_unsampled += 1
+        return trace_id, flags, facts
+
+    def _unsampled(self, trace_id: int, span_id: int, kind: int, parent: Span | SpanContext) -> Span:
+        """A span that records nothing: only what travels is set."""
+        span: Span = _new(UnsampledSpan)
+        span.trace_id = trace_id
+        span.span_id = span_id
+        span.kind = kind
+        span.tracer = self
+        span.leaf = parent.__class__ is not SpanContext and parent.leaf  # type: ignore[union-attr]
+        span.is_complete = False
+        span.flags = parent.flags & ~SAMPLED
+        span.end_ns = span.parent_id = 0
+        span.trace_state = parent.trace_state
+        span.baggage = parent.baggage
         return span
 
     @staticmethod

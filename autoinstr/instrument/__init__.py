@@ -3,6 +3,8 @@
 Owns: the table of instruments, the import hook, ``Patcher`` (the only place that changes a library), ``Tracing`` (what every
 instrument is given). Must not know: any library's inside; that is one file each, beside this one.
 
+Other packages add instruments of their own as entry points of the group ``autoinstr.instruments`` (docs/instruments.md).
+
 An instrument is a function ``patch(patcher, tracing)`` that is called right after its library was imported, with the module as
 ``patcher.module``. If it raises, everything that it patched is undone, one line says so, and the library stays as it was.
 
@@ -33,10 +35,12 @@ if TYPE_CHECKING:
 TABLE = (
     ("wsgiref.handlers", "wsgiref", "wsgi_servers:patch_wsgiref"),
     ("werkzeug.serving", "werkzeug", "wsgi_servers:patch_werkzeug"),
+    ("werkzeug._reloader", "werkzeug", "reloaders:patch_werkzeug"),
     ("gunicorn.app.base", "gunicorn", "wsgi_servers:patch_gunicorn"),
     ("waitress.server", "waitress", "wsgi_servers:patch_waitress"),
     ("cheroot.wsgi", "cheroot", "wsgi_servers:patch_cheroot"),
     ("uvicorn.config", "uvicorn", "asgi_servers:patch_uvicorn"),
+    ("uvicorn.server", "uvicorn", "asgi_servers:patch_uvicorn_server"),
     ("hypercorn.app_wrappers", "hypercorn", "asgi_servers:patch_hypercorn"),
     ("daphne.server", "daphne", "asgi_servers:patch_daphne"),
     ("granian.asgi", "granian", "asgi_servers:patch_granian_asgi"),
@@ -47,12 +51,12 @@ TABLE = (
     ("django.core.handlers.wsgi", "django", "django:patch_wsgi"),
     ("django.core.handlers.asgi", "django", "django:patch_asgi"),
     ("django.core.handlers.exception", "django", "django:patch_exception"),
+    ("django.utils.autoreload", "django", "reloaders:patch_django"),
     ("bottle", "bottle", "bottle:patch"),
     ("falcon.app", "falcon", "falcon:patch"),
     ("falcon.asgi.app", "falcon", "falcon:patch_asgi"),
-    ("starlette.applications", "starlette", "starlette:patch_applications"),
+    ("starlette.applications", "starlette", "starlette:patch"),
     ("starlette.routing", "starlette", "starlette:patch_routing"),
-    ("fastapi.applications", "fastapi", "starlette:patch_applications"),
     ("fastapi.routing", "fastapi", "starlette:patch_fastapi_routing"),
     ("requests.sessions", "requests", "requests:patch"),
     ("urllib3.connectionpool", "urllib3", "urllib3:patch"),
@@ -62,6 +66,8 @@ TABLE = (
     ("threading", "threading", "threads:patch_threading"),
     ("concurrent.futures.thread", "futures", "threads:patch_executor"),
 )
+#: The group of entry points by which other packages add instruments: name = module to watch, value = "module:function".
+GROUP = "autoinstr.instruments"
 #: Watched without being worth loading wrapt for: without one of the others there are no spans to carry on.
 FOLLOWERS = frozenset({"threading", "concurrent.futures.thread"})
 
@@ -69,7 +75,7 @@ FOLLOWERS = frozenset({"threading", "concurrent.futures.thread"})
 class Tracing:
     """What instruments work with; one per process. ``tracer`` is replaced after a fork, so read it each time."""
 
-    __slots__ = ("_conventions", "asgi", "config", "environ", "plain", "tracer")
+    __slots__ = ("_conventions", "asgi", "catch_sigterm", "config", "environ", "plain", "tracer")
 
     def __init__(
         self, tracer: Tracer, config: Config, plain: Propagator, environ: Propagator, asgi: Propagator
@@ -81,6 +87,8 @@ class Tracing:
         self.plain = plain
         self.environ = environ
         self.asgi = asgi
+        #: Makes SIGTERM flush again in a process whose server has put the default back.
+        self.catch_sigterm: Callable[[], None] = lambda: None
 
     @property
     def conventions(self) -> Conventions:
@@ -103,30 +111,36 @@ class Patcher:
         """Replace ``Class.method`` or ``function`` of the module by ``make(original)``.
 
         The original is looked up through the class dictionaries (wrapt), so that descriptors are seen as they are. A
-        ``staticmethod`` or ``classmethod`` stays one. Wrapping twice is a no-op.
+        ``staticmethod`` or ``classmethod`` stays one. Wrapping twice with the same ``make`` is a no-op.
         """
         from functools import wraps
 
         from wrapt import apply_patch, resolve_path
 
         owner, name, original = resolve_path(self.module, path)
-        kind = type(original) if isinstance(original, (staticmethod, classmethod)) else None
-        function = original.__func__ if kind else original
-        if getattr(function, "__autoinstr__", False):
+        kind: Any = type(original) if isinstance(original, (staticmethod, classmethod)) else None
+        function: Any = original.__func__ if kind else original  # type: ignore[attr-defined]
+        maker = f"{make.__module__}:{make.__qualname__}"
+        makers = getattr(function, "__autoinstr__", ())
+        if maker in makers:
             return
         wrapper = wraps(function)(make(function))
-        wrapper.__autoinstr__ = True  # type: ignore[attr-defined]
-        self._undo.append((owner, name, original, name in vars(owner)))
+        wrapper.__autoinstr__ = (*makers, maker)  # type: ignore[attr-defined]
+        was_own = name in vars(owner)
         apply_patch(owner, name, kind(wrapper) if kind else wrapper)
+        self._undo.append((owner, name, original, was_own))
 
     def undo(self) -> None:
         """Put everything back, the newest first."""
         while self._undo:
             owner, name, original, was_own = self._undo.pop()
-            if was_own:
-                setattr(owner, name, original)
-            else:
-                delattr(owner, name)
+            try:
+                if was_own:
+                    setattr(owner, name, original)
+                else:
+                    delattr(owner, name)
+            except Exception as error:  # Host safety: this may run in the program's import; the rest is put back.
+                fault(f"taking out {name}", error)
 
 
 class Watcher:
@@ -139,18 +153,21 @@ class Watcher:
         self.tracing = tracing
         self.patched: dict[str, str] = {}
         self.patchers: list[Patcher] = []
-        disabled = tracing.config.disabled_instruments
+        #: Module to watch -> "module:function" of its instruments.
         self._targets: dict[str, list[str]] = {}
         for module, name, target in TABLE:
-            if name not in disabled:
-                self._targets.setdefault(module, []).append(target)
+            if not self._is_disabled(name):
+                self._targets.setdefault(module, []).append(f"{__name__}.{target}")
         self._armed: set[str] = set()
         self._loading_wrapt = False
         self._has_wrapt = False
 
+    def _is_disabled(self, *names: str) -> bool:
+        return not self.tracing.config.disabled_instruments.isdisjoint(("*", *names))
+
     def install(self) -> None:
         """Begin to watch; libraries that are there already are patched now."""
-        sys.meta_path.insert(0, self)  # type: ignore[arg-type]
+        sys.meta_path.insert(0, self)
         for name in self._targets:
             if name in sys.modules and name not in FOLLOWERS:
                 self._arm(name)
@@ -158,7 +175,7 @@ class Watcher:
     def uninstall(self) -> None:
         """Stop watching and undo all patches."""
         if self in sys.meta_path:
-            sys.meta_path.remove(self)  # type: ignore[arg-type]
+            sys.meta_path.remove(self)
         self._targets = {}
         while self.patchers:
             self.patchers.pop().undo()
@@ -175,7 +192,9 @@ class Watcher:
             for finder in sys.meta_path:
                 if type(finder).__name__ == "ImportHookFinder":
                     # wrapt's finder was put in front of us just now, where this import has passed already.
-                    return finder.find_spec(name)  # type: ignore[union-attr, no-any-return]
+                    find_spec: Any = finder.find_spec
+                    found: ModuleSpec | None = find_spec(name)
+                    return found
         except Exception as error:  # Host safety: the program's import goes on without us.
             fault(f"the import hook for {name}", error)
         return None
@@ -194,6 +213,8 @@ class Watcher:
         self._loading_wrapt = True
         try:
             import wrapt  # noqa: F401
+
+            self._add_others()
         except Exception as error:  # Host safety: a broken or missing wrapt must not break the import that led here.
             self._targets = {}
             say(f"wrapt cannot be imported ({error}); nothing is traced. Install it: pip install 'wrapt>=1.14,<3'")
@@ -207,27 +228,68 @@ class Watcher:
                 self._arm(name)
         return True
 
+    def _add_others(self) -> None:
+        """Watch for what the instruments of other packages want; done once, when the first library is imported."""
+        try:
+            for module, target in find_others():
+                if not self._is_disabled(module.lower(), module.lower().partition(".")[0]):
+                    self._targets.setdefault(module, []).append(target)
+        except Exception as error:  # Host safety: one unreadable package must cost no more than its own instruments.
+            fault("the search for instruments of other packages", error)
+
     def _on_import(self, module: ModuleType) -> None:
         """wrapt calls this when a watched module has been executed; whatever happens here, the import succeeds."""
         name = module.__name__
         self._armed.discard(name)
+        failures = []
         for target in self._targets.get(name, ()):
             patcher = Patcher(module)
             try:
                 load(target)(patcher, self.tracing)
             except Exception as error:  # Host safety: an exception in a hook would fail the program's import.
                 patcher.undo()
-                self.patched[name] = f"failed: {type(error).__name__}: {error}"
-                say(f"cannot instrument {name}: {type(error).__name__}: {error}; it runs, untraced", about=name)
+                failures.append(f"{type(error).__name__}: {error}")
+                say(f"cannot instrument {name}: {failures[-1]}; it runs, untraced", about=f"{name} {target}")
             else:
                 self.patchers.append(patcher)
-                self.patched[name] = "patched"
+        self.patched[name] = f"failed: {'; '.join(failures)}" if failures else "patched"
+
+
+def find_others() -> list[tuple[str, str]]:
+    """(module to watch, "module:function") of the instruments that other packages have."""
+    if not any(map(_has_instruments, sys.path)):
+        return []
+    from importlib.metadata import entry_points
+
+    return [(entry.name, f"{entry.module}:{entry.attr}") for entry in entry_points(group=GROUP)]
+
+
+def _has_instruments(folder: str) -> bool:
+    """Whether some package in a folder may have instruments: a look for the name of the group, and nothing else.
+
+    Few programs have such packages, and to load ``importlib.metadata`` takes ten times as long as to look.
+    """
+    import os
+
+    try:
+        names = os.listdir(folder or ".")
+    except OSError:  # A zip file, or not there.
+        return False
+    for name in names:
+        if name.endswith((".dist-info", ".egg-info")):
+            try:
+                with open(os.path.join(folder, name, "entry_points.txt"), "rb") as file:
+                    if GROUP.encode() in file.read():
+                        return True
+            except OSError:
+                continue
+    return False
 
 
 def load(target: str) -> Callable[[Patcher, Tracing], None]:
-    """The instrument function that a row of the table names."""
+    """The instrument function that "module:function" names."""
     from importlib import import_module
 
     module, _, function = target.partition(":")
-    found: Callable[[Patcher, Tracing], None] = getattr(import_module(f"autoinstr.instrument.{module}"), function)
+    found: Callable[[Patcher, Tracing], None] = getattr(import_module(module), function)
     return found

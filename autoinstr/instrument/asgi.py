@@ -30,82 +30,24 @@ SERVER = Kind.SERVER
 NO_HEADERS: dict[bytes, bytes] = {}
 
 
-class Exchange:
-    """The response half of one request: watches what is sent, and knows when the span is over."""
+def make_handler(
+    tracing: Tracing, scope_name: str, call: Callable[[Any, Scope, Receive, Send], Awaitable[None]] | None = None
+) -> Callable[[Any, Scope, Receive, Send], Awaitable[None]]:
+    """``handle(app, scope, receive, send)``: runs the application inside a server span.
 
-    __slots__ = ("_awaits_trailers", "_finish", "_handshake_only", "_send", "_span", "_wanted", "status")
-
-    def __init__(
-        self,
-        send: Send,
-        span: Span,
-        finish: Callable[[Span, int, BaseException | None], None],
-        wanted: tuple[str, ...],
-        handshake_only: bool,  # noqa: FBT001 - keyword passing costs on the hot path
-    ) -> None:
-        self._send = send
-        self._span = span
-        self._finish = finish
-        self._wanted = wanted
-        self._handshake_only = handshake_only
-        self._awaits_trailers = False
-        self.status = 0
-
-    def send(self, message: Message) -> Awaitable[None]:
-        """What the application gets as ``send``: the server's own awaitable, but for the last message."""
-        try:
-            last = self._look(message)
-        except Exception:  # Host safety: an odd message is for the server to complain about.
-            last = False
-        return self._send_last(message) if last else self._send(message)
-
-    def _look(self, message: Message) -> bool:
-        """Take the status where there is one; True for a message after which the span is over."""
-        kind = message["type"]
-        if kind == "http.response.start" or kind == "websocket.http.response.start":
-            self.status = message["status"]
-            self._awaits_trailers = bool(message.get("trailers"))
-            if self._wanted and self._span.recording:
-                self._capture(message["headers"])
-            return False
-        if kind == "http.response.body" or kind == "websocket.http.response.body":
-            return not message.get("more_body") and not self._awaits_trailers
-        if kind == "http.response.trailers":
-            return not message.get("more_trailers")
-        if kind == "websocket.accept":
-            self.status = 101
-            return self._handshake_only
-        if kind == "websocket.close":
-            self.status = self.status or 403  # Closed before it was accepted: the server answers 403.
-            return True
-        return kind == "http.response.pathsend" or kind == "http.response.zerocopysend"
-
-    async def _send_last(self, message: Message) -> None:
-        await self._send(message)
-        span = self._span
-        if self.status < 500:
-            self._finish(span, self.status, None)
-        elif span.recording:
-            # The framework may answer 500 first and let the exception through afterwards: it belongs on the span.
-            span.set_attribute("http.response.end_ns", span.now_ns())
-
-    def _capture(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        if isinstance(headers, (list, tuple)):
-            found = {text(name).lower(): text(value) for name, value in headers}
-            self._span.set_attributes(header_attributes(self._wanted, "http.response.header", found.get))
-
-
-def make_handler(tracing: Tracing, scope_name: str) -> Callable[[ASGIApp, Scope, Receive, Send], Awaitable[None]]:
-    """``handle(app, scope, receive, send)``: runs the application inside a server span."""
+    ``call`` is a framework's ``__call__``, of which ``handle`` then takes the place; without it the application is called.
+    Written flat, for this runs once per request: each call of a function of ours costs as much as five attributes.
+    """
     conventions = tracing.conventions
     request_facts, target_facts = conventions.server_request, conventions.server_target
     client_facts, response_facts = conventions.server_client, conventions.server_response
     known_methods = conventions.known_methods
-    extract = tracing.asgi.extract_asgi
+    extract, trace_headers = tracing.asgi.extract_asgi, tracing.asgi.probes
     excluded = excluder(tracing.config, scope_name, "asgi")
     wanted = tracing.config.server_request_headers
     wanted_back = tracing.config.server_response_headers
     handshake_only = tracing.config.websocket_span != "connection"
+    get_current, set_current, reset_current = current.get, current.set, current.reset
 
     def begin(scope: Scope) -> Span | None:
         """Start the server span; ``None`` when this request is left out."""
@@ -115,8 +57,12 @@ def make_handler(tracing: Tracing, scope_name: str) -> Callable[[ASGIApp, Scope,
         if excluded is not None and excluded(_url(scope, headers)):
             return None
         method = scope.get("method", "GET")
-        span = tracing.tracer.start(
-            method if method in known_methods else "HTTP", SERVER, extract(raw, headers), scope_name, True  # noqa: FBT003
+        span = tracing.tracer.start_local_root(
+            method if method in known_methods else "HTTP",
+            SERVER,
+            None if headers.keys().isdisjoint(trace_headers) else extract(raw, headers),
+            scope_name,
+            True,  # noqa: FBT003
         )
         if span.recording:
             client = scope.get("client")
@@ -130,7 +76,7 @@ def make_handler(tracing: Tracing, scope_name: str) -> Callable[[ASGIApp, Scope,
                     host if host is not None else _server(scope),
                     scope.get("http_version", ""),
                 ),
-                (target_facts, "", scope.get("path", ""), scope.get("query_string", b"")),
+                (target_facts, "", _native(scope.get("path", "")), scope.get("query_string", b"")),
                 (
                     client_facts,
                     headers.get(b"user-agent", b""),
@@ -142,7 +88,7 @@ def make_handler(tracing: Tracing, scope_name: str) -> Callable[[ASGIApp, Scope,
                 span.set_attributes(header_attributes(wanted, "http.request.header", _scope_header(headers)))
         return span
 
-    def finish(span: Span, status: int, error: BaseException | None) -> None:
+    def finish(span: Span, status: int, error: BaseException | None, end_ns: int = 0) -> None:
         """End the span with the outcome, once."""
         if span.end_ns:
             return
@@ -150,57 +96,104 @@ def make_handler(tracing: Tracing, scope_name: str) -> Callable[[ASGIApp, Scope,
             if not span.recording:
                 span.end()
                 return
-            end_ns = span.own.pop("http.response.end_ns", 0) if span.own else 0
             if error is not None and is_disconnect(error):
                 span.set_attribute("autoinstr.cancelled", True)
-            end_server(span, status if status.__class__ is int else 0, error, response_facts, end_ns)  # type: ignore[arg-type]
+            # A plain int, because facts are cache keys: ``HTTPStatus.OK`` is one, too, and prints otherwise.
+            end_server(span, int(status) if isinstance(status, int) else 0, error, response_facts, end_ns)
         except Exception as trouble:  # Host safety: the response is the program's.
             fault("the end of an ASGI request", trouble)
 
-    async def handle(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    async def handle(app: Any, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
-        outer = current.get()
-        if (kind != "http" and kind != "websocket") or (
-            outer is not None and outer.kind == SERVER and not outer.end_ns
-        ):
-            await app(scope, receive, send)
-            return
-        try:
-            span = begin(scope)
-        except Exception as trouble:  # Host safety: a request that we do not understand is still answered.
-            fault("the start of an ASGI request", trouble)
-            span = None
+        outer = get_current()
+        span = None
+        if (kind == "http" or kind == "websocket") and (outer is None or outer.kind != SERVER or outer.end_ns):
+            try:
+                span = begin(scope)
+            except Exception as trouble:  # Host safety: a request that we do not understand is still answered.
+                fault("the start of an ASGI request", trouble)
         if span is None:
-            await app(scope, receive, send)
+            await (app(scope, receive, send) if call is None else call(app, scope, receive, send))
             return
-        status = 0
-        token = current.set(span)
+        if not span.recording:
+            token = set_current(span)
+            try:
+                await (app(scope, receive, send) if call is None else call(app, scope, receive, send))
+            finally:
+                span.end()
+                _reset(reset_current, token)
+            return
+        status = end_ns = 0
+        has_trailers = False
+
+        def watch(message: Message) -> Awaitable[None]:
+            """What the application gets as ``send``: looks at the message and returns the server's own awaitable."""
+            nonlocal status, end_ns, has_trailers
+            try:
+                kind = message["type"]
+                if kind == "http.response.start" or kind == "websocket.http.response.start":
+                    status = message["status"]
+                    if "trailers" in message:
+                        has_trailers = message["trailers"]
+                    if wanted_back and span.recording:
+                        _capture(span, wanted_back, message)
+                elif _is_last(kind, message, has_trailers):
+                    if kind == "websocket.close" and not status:
+                        status = 403  # Closed before it was accepted: the server answers so.
+                    if status < 500:
+                        finish(span, status, None)
+                    else:
+                        # A framework may answer 500 first and let the exception through afterwards: it belongs here.
+                        end_ns = span.now_ns()
+                elif kind == "websocket.accept":
+                    status = 101
+                    if handshake_only:
+                        finish(span, status, None)
+            except Exception:  # noqa: S110 - Host safety: an odd message is for the server to complain about.
+                pass
+            return send(message)
+
+        token = set_current(span)
         try:
-            if span.recording:
-                exchange = Exchange(send, span, finish, wanted_back, handshake_only and kind == "websocket")
-                try:
-                    await app(scope, receive, exchange.send)
-                finally:
-                    status = exchange.status
-            else:
-                await app(scope, receive, send)
+            await (app(scope, receive, watch) if call is None else call(app, scope, receive, watch))
         except BaseException as error:
-            finish(span, status, error)
+            finish(span, status, error, end_ns)
             raise
         else:
-            finish(span, status, None)
+            if not span.end_ns:
+                finish(span, status, None, end_ns)
         finally:
-            try:
-                current.reset(token)
-            except ValueError:  # The coroutine was closed in another context than it ran in.
-                pass
+            _reset(reset_current, token)
 
     return handle
 
 
+def _is_last(kind: str, message: Message, has_trailers: bool) -> bool:  # noqa: FBT001
+    """Whether nothing of the response comes after this message (ASGI: HTTP and websocket message format)."""
+    if kind == "http.response.body" or kind == "websocket.http.response.body":
+        return not has_trailers and ("more_body" not in message or not message["more_body"])
+    if kind == "http.response.trailers":
+        return not message.get("more_trailers")
+    return kind in {"http.response.pathsend", "http.response.zerocopysend", "websocket.close"}
+
+
+def _capture(span: Span, wanted: tuple[str, ...], message: Message) -> None:
+    headers = message["headers"]
+    if isinstance(headers, (list, tuple)):
+        found = {text(name).lower(): text(value) for name, value in headers}
+        span.set_attributes(header_attributes(wanted, "http.response.header", found.get))
+
+
+def _reset(reset: Callable[[Any], None], token: Any) -> None:
+    try:
+        reset(token)
+    except ValueError:  # The coroutine was closed in another context than it ran in.
+        pass
+
+
 def wrap_application(app: ASGIApp, tracing: Tracing, scope: str = "asgi") -> ASGIApp:
     """The application inside server spans; one that is wrapped already is returned as it is."""
-    if getattr(app, "__autoinstr__", False):
+    if getattr(app, "__autoinstr__", None) is True:
         return app
     handle = make_handler(tracing, scope)
 
@@ -214,15 +207,16 @@ def wrap_application(app: ASGIApp, tracing: Tracing, scope: str = "asgi") -> ASG
 
 def wrap_method(tracing: Tracing, scope: str) -> Callable[[Any], Callable[..., Any]]:
     """For ``Patcher.wrap``: makes a framework's ``async def __call__(self, scope, receive, send)`` a traced one."""
-    handle = make_handler(tracing, scope)
 
     def make(wrapped: Any) -> Callable[..., Any]:
-        async def __call__(self: Any, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: N807
-            await handle(wrapped.__get__(self), scope, receive, send)
-
-        return __call__
+        return make_handler(tracing, scope, wrapped)
 
     return make
+
+
+def _native(path: str) -> str:
+    """A path as WSGI has it, whose bytes are characters, for what describes the request serves both."""
+    return path if path.isascii() else path.encode("utf-8", "surrogatepass").decode("latin-1")
 
 
 def _server(scope: Scope) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from autoinstr.instrument import Patcher, Tracing, asgi, wsgi
 from autoinstr.instrument.wsgi_servers import wrap_attribute
+from autoinstr.trouble import fault
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,11 +18,30 @@ def patch_uvicorn(patcher: Patcher, tracing: Tracing) -> None:
     def make(wrapped: Any) -> Callable[..., Any]:
         def load(self: Any) -> None:
             wrapped(self)
-            self.loaded_app = asgi.wrap_application(self.loaded_app, tracing, "uvicorn")
+            try:
+                self.loaded_app = asgi.wrap_application(self.loaded_app, tracing, "uvicorn")
+            except Exception as error:  # Host safety: it is served, untraced.
+                fault("uvicorn's application", error)
 
         return load
 
     patcher.wrap("Config.load", make)
+
+
+def patch_uvicorn_server(patcher: Patcher, tracing: Tracing) -> None:
+    """Uvicorn gives back the handlers that it found and sends itself the signal again; as a worker of gunicorn it has put
+    the default back before, by which the process would end at once."""
+    if not hasattr(patcher.module.Server, "capture_signals"):  # Before 0.29 it ended normally.
+        return
+
+    def make(wrapped: Any) -> Callable[..., Any]:
+        def capture_signals(self: Any) -> Any:
+            tracing.catch_sigterm()
+            return wrapped(self)
+
+        return capture_signals
+
+    patcher.wrap("Server.capture_signals", make)
 
 
 def patch_hypercorn(patcher: Patcher, tracing: Tracing) -> None:
@@ -50,7 +70,11 @@ def wrap_first_argument(tracing: Tracing, wrap: Callable[..., Any]) -> Callable[
 
     def make(wrapped: Any) -> Callable[..., Any]:
         def callback_wrapper(callback: Any, *arguments: Any, **keywords: Any) -> Any:
-            return wrapped(wrap(callback, tracing, "granian"), *arguments, **keywords)
+            try:
+                callback = wrap(callback, tracing, "granian")
+            except Exception as error:  # Host safety: it is served, untraced.
+                fault("granian's application", error)
+            return wrapped(callback, *arguments, **keywords)
 
         return callback_wrapper
 

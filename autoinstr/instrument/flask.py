@@ -7,11 +7,15 @@ import sys
 from autoinstr.instrument import Patcher, Tracing
 from autoinstr.instrument.http import open_server, set_route
 from autoinstr.instrument.wsgi import wrap_method
+from autoinstr.model import Kind
+from autoinstr.trace import current
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
+
+SERVER = Kind.SERVER
 
 
 def patch(patcher: Patcher, tracing: Tracing) -> None:
@@ -32,15 +36,20 @@ def name_by_rule(globals_module: str, kind: str = "request") -> Callable[[Any], 
 
     def make(wrapped: Any) -> Callable[..., Any]:
         def full_dispatch_request(self: Any, *arguments: Any, **keywords: Any) -> Any:
-            span = open_server()
-            if span is not None:
+            span = current.get()
+            if span is None or span.kind != SERVER or span.end_ns:
+                return wrapped(self, *arguments, **keywords)
+            if span.recording:
                 try:
                     rule = getattr(get_context(), kind).url_rule
                     if rule is not None:
                         set_route(span, rule.rule)
                 except Exception:  # noqa: S110 - Host safety: without a route the span is named by its method.
                     pass
-            return wrapped(self, *arguments, **keywords)
+            response = wrapped(self, *arguments, **keywords)
+            if getattr(response, "response", None).__class__ is list and not getattr(response, "_on_close", True):
+                span.is_complete = True  # The whole body is there, and nothing waits for its end.
+            return response
 
         return full_dispatch_request
 

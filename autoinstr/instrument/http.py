@@ -14,6 +14,7 @@ from contextvars import ContextVar
 
 from autoinstr.model import Kind, Status
 from autoinstr.trace import current
+from autoinstr.trouble import say
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -75,11 +76,9 @@ class Conventions:
 
     def __init__(self, config: Config) -> None:
         known = frozenset(config.known_methods) if config.known_methods else KNOWN_METHODS
-        redact = frozenset(config.redact_query)
+        redact = frozenset(map(str.lower, config.redact_query))
         self.known_methods = known
-        self.propagate_to = config.propagate_to
-        self.no_propagate_to = config.no_propagate_to
-        self.may_propagate_to_all = config.propagate_to == ("*",) and not config.no_propagate_to
+        self.may_propagate_to = propagation_filter(config)
 
         def server_request(method: str, scheme: str, host: str | bytes, version: str) -> Attributes:
             found = describe_method(method, known)
@@ -127,8 +126,8 @@ class Conventions:
 
         def client_target(method: str, url: str) -> Attributes:
             found = describe_method(method, known)
-            scheme, _, rest = url.partition("://")
-            host, port = split_host(rest.partition("/")[0].partition("?")[0].rpartition("@")[2], "")
+            scheme, authority = split_url(url)
+            host, port = split_host(authority.rpartition("@")[2], "")
             found["server.address"] = host
             found["server.port"] = port or DEFAULT_PORTS.get(scheme, 0)
             found["url.full"] = redact_url(url, redact)
@@ -155,14 +154,23 @@ class Conventions:
         self.client_url = named(client_url, OLD_CLIENT_NAMES)
         self.client_response = named(client_response, OLD_CLIENT_NAMES)
 
-    def may_propagate_to(self, host: str) -> bool:
-        """Whether a host gets our headers, by the globs of the configuration."""
-        from fnmatch import fnmatchcase
 
+def propagation_filter(config: Config) -> Callable[[str], bool] | None:
+    """Whether a host gets our headers, by the globs of the configuration; ``None`` when all do."""
+    allowed, denied = config.propagate_to, config.no_propagate_to
+    if "*" in allowed and not denied:
+        return None
+    from fnmatch import fnmatchcase
+    from functools import lru_cache
+
+    @lru_cache(maxsize=1024)
+    def may_propagate_to(host: str) -> bool:
         host = host.lower()
-        return any(fnmatchcase(host, glob) for glob in self.propagate_to) and not any(
-            fnmatchcase(host, glob) for glob in self.no_propagate_to
+        return any(fnmatchcase(host, glob.lower()) for glob in allowed) and not any(
+            fnmatchcase(host, glob.lower()) for glob in denied
         )
+
+    return may_propagate_to
 
 
 def _old_target(found: dict[str, AttributeValue]) -> None:
@@ -212,12 +220,18 @@ def end_server(
 class Attempts:
     """One call of the program to an HTTP client, which may take several requests: redirects, retries, authentication."""
 
-    __slots__ = ("made", "owner", "scope")
+    __slots__ = ("_made", "owner", "scope")
 
-    def __init__(self, owner: object, scope: str) -> None:
+    def __init__(self, owner: object, scope: str, made: int = 0) -> None:
         self.owner = owner
         self.scope = scope
-        self.made = 0
+        self._made = made
+
+    def next(self) -> int:
+        """How many requests of this call went out before the one that is about to."""
+        made = self._made
+        self._made = made + 1
+        return made
 
 
 #: The call that the current request belongs to.
@@ -229,6 +243,9 @@ def count_attempts(scope: str) -> Callable[[Any], Callable[..., Any]]:
 
     def make(wrapped: Any) -> Callable[..., Any]:
         def call(self: Any, *arguments: Any, **keywords: Any) -> Any:
+            span = current.get()
+            if span is not None and not span.recording:
+                return wrapped(self, *arguments, **keywords)
             known = attempts.get()
             if known is not None and known.owner is self:
                 return wrapped(self, *arguments, **keywords)
@@ -243,17 +260,23 @@ def count_attempts(scope: str) -> Callable[[Any], Callable[..., Any]]:
     return make
 
 
-def start_client(tracing: Tracing, scope: str, method: str, facts: tuple[Facts, ...], resends: int = 0) -> Span | None:
-    """A client span below the current one; ``None`` where there is nothing to do.
+def needs_no_span(parent: Span | None, look_at_url: bool) -> bool:
+    """Whether a request below ``parent`` is left alone, as can be told without knowing anything of it.
 
-    Nothing to do: inside another client span (the layers below requests are http.client, too), below an unsampled span
-    (whose context is sent on as it is), or without a parent where one is required.
+    So it is inside another client span (the layers below requests are http.client, too), and below an unsampled span, whose
+    context is sent on as it is; there the URL matters all the same (``look_at_url``) if it may be an excluded one.
     """
-    parent = current.get()
-    if parent is not None:
-        if parent.leaf or not parent.recording:
+    return parent is not None and (parent.leaf or not (parent.recording or look_at_url))
+
+
+def start_client(
+    tracing: Tracing, parent: Span | None, scope: str, method: str, facts: tuple[Facts, ...], resends: int = 0
+) -> Span | None:
+    """A client span below ``parent``; ``None`` where there is nothing to record, or no parent and one is required."""
+    if parent is None:
+        if tracing.config.require_parent:
             return None
-    elif tracing.config.require_parent:
+    elif not parent.recording:
         return None
     known = method in tracing.conventions.known_methods
     span = tracing.tracer.start(method if known else "HTTP", Kind.CLIENT, parent, scope)
@@ -263,6 +286,15 @@ def start_client(tracing: Tracing, scope: str, method: str, facts: tuple[Facts, 
         if resends:
             span.own = {"http.request.resend_count": resends}
     return span
+
+
+def client_facts(
+    conventions: Conventions, method: str, scheme: str, host: str, port: int, target: str
+) -> tuple[Facts, ...]:
+    """What a client knows of a request that it sends to ``host``, which may be a proxy: the target is absolute then."""
+    if "://" in target[:16]:
+        return ((conventions.client_target, method, target),)
+    return ((conventions.client_request, method, scheme, host, port), (conventions.client_url, scheme, host, port, target))
 
 
 def end_client(span: Span, status: int, version: str, error: BaseException | None, describe: Describe) -> None:
@@ -289,9 +321,11 @@ def open_server() -> Span | None:
 def set_route(span: Span, route: str) -> None:
     """Name a server span by the route that the framework has matched: low in cardinality, unlike the path."""
     span.route = route
-    name = span.name
-    method = name[: name.index(" ")] if " " in name else name
-    span.update_name(f"{method} {route}")
+    name = f"{span.name.partition(' ')[0]} {route}"
+    if span.flags < 0:
+        span.update_name(name)
+    else:
+        span.name = name  # Spares a call.
 
 
 def is_disconnect(error: BaseException) -> bool:
@@ -320,7 +354,7 @@ def redact_query(query: str, names: frozenset[str]) -> str:
     parts = query.split("&")
     for index, part in enumerate(parts):
         key, equals, _ = part.partition("=")
-        if equals and (key in names or key.lower() in names):
+        if equals and key.lower() in names:
             parts[index] = f"{key}={REDACTED}"
     return "&".join(parts)
 
@@ -335,7 +369,16 @@ def redact_url(url: str, names: frozenset[str]) -> str:
         if "@" in authority:
             authority = f"{REDACTED}:{REDACTED}@" + authority.rpartition("@")[2]
         base = f"{scheme}://{authority}{slash}{path}"
-    return base + question + redact_query(query, names) + sep + fragment
+    # A fragment is never sent, but it is where browsers get their tokens (OAuth), and URLs are copied from there.
+    return base + question + redact_query(query, names) + sep + redact_query(fragment, names)
+
+
+def split_url(url: str) -> tuple[str, str]:
+    """Scheme and authority of an absolute URL, the latter with user name and password (RFC 3986, section 3)."""
+    scheme, _, rest = url.partition("://")
+    for end in "/?#":
+        rest = rest.partition(end)[0]
+    return scheme.lower(), rest
 
 
 def full_url(scheme: str, host: str, port: int, target: str) -> str:
@@ -349,24 +392,37 @@ def full_url(scheme: str, host: str, port: int, target: str) -> str:
 
 
 def header_attributes(
-    wanted: Iterable[str], prefix: str, get: Callable[[str], str | None]
+    wanted: Iterable[str], prefix: str, get: Callable[[str], str | list[str] | None]
 ) -> dict[str, AttributeValue]:
     """``http.request.header.<name>`` or ``http.response.header.<name>`` for the headers that are configured."""
     found: dict[str, AttributeValue] = {}
     for name in wanted:
         if name not in SECRET_HEADERS and (value := get(name)) is not None:
-            found[f"{prefix}.{name}"] = [value]
+            found[f"{prefix}.{name}"] = value if isinstance(value, list) else [value]
     return found
 
 
 def excluder(config: Config, *instruments: str) -> Callable[[str], bool] | None:
-    """Whether a URL is left out, by the regular expressions of the configuration; ``None`` when there are none."""
-    patterns = list(config.excluded_urls)
-    for name in instruments:
-        patterns += config.excluded_urls_by_instrument.get(name, ())
+    """Whether a URL is left out, by the regular expressions of the configuration; ``None`` when there are none.
+
+    ``instruments`` are names of one instrument; its own list stands in place of the general one.
+    """
+    own = [config.excluded_urls_by_instrument[name] for name in instruments if name in config.excluded_urls_by_instrument]
+    patterns = [pattern for pattern in (own[0] if own else config.excluded_urls) if _is_pattern(pattern)]
     if not patterns:
         return None
     import re
 
     search = re.compile("|".join(f"(?:{pattern})" for pattern in patterns)).search
     return lambda url: search(url) is not None
+
+
+def _is_pattern(text: str) -> bool:
+    import re
+
+    try:
+        re.compile(text)
+    except re.error as error:
+        say(f"{text!r} is not a regular expression ({error}); no URL is excluded by it")
+        return False
+    return True

@@ -1,5 +1,6 @@
 """http.client: where headers go out for every client that is built on it, and spans for programs that use it directly.
 
+Owns: adding the trace headers, recording those that are asked for, ``one_request`` (a span around a method that sends once).
 Headers are put in where ``http.client`` writes them, so that requests, urllib and urllib3 all get them once, and no object of
 the program is copied or changed.
 """
@@ -7,8 +8,19 @@ the program is copied or changed.
 from __future__ import annotations
 
 from autoinstr.instrument import Patcher, Tracing
-from autoinstr.instrument.http import DEFAULT_PORTS, end_client, excluder, full_url, start_client
-from autoinstr.trace import current
+from autoinstr.instrument.http import (
+    DEFAULT_PORTS,
+    client_facts,
+    end_client,
+    excluder,
+    full_url,
+    header_attributes,
+    needs_no_span,
+    split_host,
+    split_url,
+    start_client,
+)
+from autoinstr.trace import SUPPRESSED, current
 from autoinstr.trouble import fault
 
 TYPE_CHECKING = False
@@ -18,42 +30,24 @@ if TYPE_CHECKING:
 
     from autoinstr.trace import Span
 
+    Finish = Callable[[Span, Any, BaseException | None], None]
+
 #: Where an open span is kept on a connection: a request and its response are two calls here. Set and read as an attribute:
 #: touching an object's ``__dict__`` makes CPython build one, and all later accesses to that object slower.
 SPAN = "_autoinstr_span"
 #: A program that sends one of these has decided for itself what the callee is told.
 IDENTIFYING = (b"\ntraceparent:", b"\nuber-trace-id:", b"\nb3:", b"\nx-b3-traceid:")
 #: Requests whose headers are signed, where one more would break the signature (AWS Signature Version 4).
-SIGNED = (b"\nauthorization: aws4-hmac", b"x-amz-signature=")
+SIGNED = (b"\nauthorization: aws4-", b"x-amz-signature=")
 VERSIONS = {9: "0.9", 10: "1.0", 11: "1.1", 20: "2"}
+#: How many different sets of request headers are remembered as holding none of these.
+MAX_REMEMBERED = 1024
 
 
 def patch_headers(patcher: Patcher, tracing: Tracing) -> None:
     """Adds the trace headers of the current client span to what is about to be sent."""
-    conventions = tracing.conventions
-    everywhere = conventions.may_propagate_to_all
-    inject = tracing.plain.inject
-
-    def add_headers(connection: Any) -> None:
-        span = current.get()
-        if span is None or not span.leaf:
-            span = getattr(connection, SPAN, None) or span
-        if span is None or not span.trace_id or (span.recording and not span.leaf):
-            return
-        if not everywhere and not conventions.may_propagate_to(connection._tunnel_host or connection.host):  # noqa: SLF001
-            return
-        buffer = connection._buffer  # noqa: SLF001
-        head = b"\n".join(buffer).lower()
-        for mark in IDENTIFYING:
-            if mark in head:
-                return
-        for mark in SIGNED:
-            if mark in head:
-                return
-        for name, value in inject(span):
-            line = f"{name}: {value}".encode("latin-1", "replace")
-            if b"\n" + line[: len(name) + 1] not in head:
-                buffer.append(line)
+    add_headers = make_add_headers(tracing)
+    end = make_end(tracing)
 
     def make(wrapped: Any) -> Callable[..., Any]:
         def endheaders(self: Any, *arguments: Any, **keywords: Any) -> Any:
@@ -69,28 +63,100 @@ def patch_headers(patcher: Patcher, tracing: Tracing) -> None:
 
         return endheaders
 
-    end = make_end(tracing)
     patcher.wrap("HTTPConnection.endheaders", make)
+
+
+def make_add_headers(tracing: Tracing) -> Callable[[Any], None]:
+    """``add_headers(connection)``: adds to the lines that a connection is about to send."""
+    may_propagate_to = tracing.conventions.may_propagate_to
+    wanted = tracing.config.client_request_headers
+    inject = tracing.plain.inject
+    own_choice = make_own_choice()
+
+    def add_headers(connection: Any) -> None:
+        span = current.get()
+        if span is None or not span.leaf:
+            span = getattr(connection, SPAN, None) or span
+        if span is None or not span.trace_id or (span.recording and not span.leaf):
+            return
+        buffer = connection._buffer
+        if wanted and span.recording:
+            lines = buffer[1:]
+            span.set_attributes(header_attributes(wanted, "http.request.header", lambda name: _values(lines, name)))
+        if may_propagate_to is not None and not may_propagate_to(_target_host(connection)):
+            return
+        head = b"\n".join(buffer)
+        if own_choice(head):
+            return
+        headers = inject(span)
+        if span.baggage or span.trace_state:
+            lower = head.lower()
+            headers = [pair for pair in headers if b"\n" + pair[0].encode() + b":" not in lower]
+        # One item for all of them: http.client joins its items by the same line ends.
+        buffer.append("\r\n".join([f"{name}: {value}" for name, value in headers]).encode("latin-1", "replace"))
+
+    return add_headers
+
+
+def make_own_choice() -> Callable[[bytes], bool]:
+    """``own_choice(head)``: whether the program has put trace headers in itself, or has signed what it sends.
+
+    Looking for all the marks takes longer than anything else here, and most programs send the same headers over and over, so
+    heads without a mark are remembered: by their hash, since they hold passwords.
+    """
+    without_marks: set[int] = set()
+    marks = IDENTIFYING + SIGNED
+
+    def own_choice(head: bytes) -> bool:
+        known = hash(head)
+        if known in without_marks:
+            return False
+        lower = head.lower()
+        for mark in marks:
+            if mark in lower:
+                return True
+        if len(without_marks) >= MAX_REMEMBERED:
+            without_marks.clear()
+        without_marks.add(known)
+        return False
+
+    return own_choice
+
+
+def _target_host(connection: Any) -> str:
+    """The host that a request is meant for, behind the proxy if there is one."""
+    if connection._tunnel_host:
+        return str(connection._tunnel_host)
+    target = connection._buffer[0].split(b" ", 2)[1].decode("latin-1")
+    if "://" in target[:16]:
+        return split_host(split_url(target)[1].rpartition("@")[2], "")[0]
+    return str(connection.host)
+
+
+def _values(lines: list[bytes], name: str) -> list[str] | None:
+    """The values of one header among the lines of a request."""
+    prefix = name.encode("latin-1") + b":"
+    found = [line[len(prefix) :].strip().decode("latin-1") for line in lines if line[: len(prefix)].lower() == prefix]
+    return found or None
 
 
 def patch(patcher: Patcher, tracing: Tracing) -> None:
     """Spans for direct use: from ``putrequest`` to ``getresponse``."""
     end = make_end(tracing)
-    excluded = excluder(tracing.config, "http.client", "httplib")
+    excluded = excluder(tracing.config, "http.client", "http_client", "httplib")
+    look_at_url = excluded is not None
+    conventions = tracing.conventions
 
-    def begin(connection: Any, method: str, target: str) -> None:
-        end(connection)  # One that was given up: its response was never asked for.
-        conventions = tracing.conventions
-        parent = current.get()
-        if parent is not None and (parent.leaf or not parent.recording):
-            return
+    def begin(connection: Any, parent: Span | None, method: str, target: str) -> None:
+        tunnel = connection._tunnel_host
+        host, port = (tunnel, connection._tunnel_port) if tunnel else (connection.host, connection.port)
         scheme = "https" if connection.default_port == DEFAULT_PORTS["https"] else "http"
-        host = connection._tunnel_host or connection.host  # noqa: SLF001
-        port = (connection._tunnel_port if connection._tunnel_host else connection.port) or 0  # noqa: SLF001
+        port = int(port or 0)
         if excluded is not None and excluded(full_url(scheme, host, port, target)):
-            return
-        facts = ((conventions.client_request, method, scheme, host, port), (conventions.client_url, scheme, host, port, target))
-        span = start_client(tracing, "http.client", method, facts)
+            span: Span | None = SUPPRESSED
+        else:
+            facts = client_facts(conventions, method, scheme, host, port, target)
+            span = start_client(tracing, parent, "http.client", method, facts)
         if span is not None:
             setattr(connection, SPAN, span)
 
@@ -98,9 +164,10 @@ def patch(patcher: Patcher, tracing: Tracing) -> None:
         def putrequest(self: Any, *arguments: Any, **keywords: Any) -> Any:
             result = wrapped(self, *arguments, **keywords)
             parent = current.get()
-            if parent is None or not parent.leaf:
+            if not needs_no_span(parent, look_at_url):
                 try:
-                    begin(self, *_method_and_target(*arguments, **keywords))
+                    end(self)  # One that was given up: its response was never asked for.
+                    begin(self, parent, *_method_and_target(*arguments, **keywords))
                 except Exception as trouble:  # Host safety: the request goes out untraced.
                     fault("the start of an http.client request", trouble)
             return result
@@ -127,25 +194,71 @@ def patch(patcher: Patcher, tracing: Tracing) -> None:
 
 def make_end(tracing: Tracing) -> Callable[..., None]:
     """``end(connection, response, error)``: ends the span that is open on a connection, if there is one."""
-    describe = tracing.conventions.client_response
+    finish = make_finish(tracing)
 
     def end(connection: Any, response: Any = None, error: BaseException | None = None) -> None:
         span: Span | None = getattr(connection, SPAN, None)
         if span is not None:
             delattr(connection, SPAN)
-            finish(span, response, error, describe)
+            finish(span, response, error)
 
     return end
 
 
-def finish(span: Span, response: Any, error: BaseException | None, describe: Any) -> None:
-    """End a client span by an ``HTTPResponse`` of http.client or urllib3, or by an error."""
-    try:
-        status = getattr(response, "status", 0)
-        version = VERSIONS.get(getattr(response, "version", 0), "")
-        end_client(span, status if status.__class__ is int else 0, version, error, describe)
-    except Exception as trouble:  # Host safety: the response is the program's.
-        fault("the end of an HTTP request", trouble)
+def make_finish(tracing: Tracing) -> Finish:
+    """``finish(span, response, error)``: ends a client span by a response of http.client or urllib3, or by an error."""
+    describe = tracing.conventions.client_response
+    wanted = tracing.config.client_response_headers
+
+    def finish(span: Span, response: Any, error: BaseException | None) -> None:
+        try:
+            status = getattr(response, "status", 0)
+            version = VERSIONS.get(getattr(response, "version", 0), "")
+            if wanted and span.recording and response is not None:
+                get = response.headers.get_all
+                span.set_attributes(header_attributes(wanted, "http.response.header", lambda name: get(name) or None))
+            end_client(span, status if status.__class__ is int else 0, version, error, describe)
+        except Exception as trouble:  # Host safety: the response is the program's.
+            fault("the end of an HTTP request", trouble)
+
+    return finish
+
+
+def one_request(
+    tracing: Tracing, begin: Callable[..., Span | None], *, look_at_url: bool
+) -> Callable[[Any], Callable[..., Any]]:
+    """For the method of a client that sends exactly one request: a span around it, which is the current one inside.
+
+    ``begin(parent, self, *arguments, **keywords)`` starts it; ``None`` means that the request goes out as it is.
+    """
+    finish = make_finish(tracing)
+
+    def make(wrapped: Any) -> Callable[..., Any]:
+        def send(self: Any, *arguments: Any, **keywords: Any) -> Any:
+            parent = current.get()
+            if needs_no_span(parent, look_at_url):
+                return wrapped(self, *arguments, **keywords)
+            try:
+                span = begin(parent, self, *arguments, **keywords)
+            except Exception as trouble:  # Host safety: the request goes out untraced.
+                fault("the start of an HTTP request", trouble)
+                span = None
+            if span is None:
+                return wrapped(self, *arguments, **keywords)
+            token = current.set(span)
+            try:
+                response = wrapped(self, *arguments, **keywords)
+            except BaseException as error:
+                finish(span, None, error)
+                raise
+            finally:
+                current.reset(token)
+            finish(span, response, None)
+            return response
+
+        return send
+
+    return make
 
 
 def _method_and_target(method: str, url: str, *_: Any, **__: Any) -> tuple[str, str]:

@@ -9,17 +9,20 @@ from __future__ import annotations
 from autoinstr.instrument import Patcher, Tracing
 from autoinstr.instrument.asgi import wrap_method
 from autoinstr.instrument.http import open_server, set_route
+from autoinstr.model import Kind
+from autoinstr.trace import current
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+SERVER = Kind.SERVER
 
-def patch_applications(patcher: Patcher, tracing: Tracing) -> None:
-    """``Starlette.__call__``, and ``FastAPI.__call__``, which does not go through it at once."""
-    class_name = "FastAPI" if patcher.module.__name__.startswith("fastapi") else "Starlette"
-    patcher.wrap(f"{class_name}.__call__", wrap_method(tracing, class_name.lower()))
+
+def patch(patcher: Patcher, tracing: Tracing) -> None:
+    """``Starlette.__call__``, which FastAPI's own ends in, too: one wrapper for both."""
+    patcher.wrap("Starlette.__call__", wrap_method(tracing, "starlette"))
 
 
 def patch_routing(patcher: Patcher, tracing: Tracing) -> None:
@@ -38,11 +41,11 @@ def name_by_route(wrapped: Any) -> Callable[..., Any]:
     """Names the span by the path template. Not a coroutine function itself: it hands on the original's coroutine."""
 
     def handle(self: Any, scope: Any, receive: Any, send: Any) -> Any:
-        span = open_server()
-        if span is not None and " " not in span.name:
+        span = current.get()
+        if span is not None and span.recording and not span.end_ns and span.kind == SERVER and " " not in span.name:
             try:
                 # FastAPI keeps the whole path of a route in an included router here.
-                included = scope["fastapi"]["effective_route_context"] if "fastapi" in scope else None
+                included = scope["fastapi"].get("effective_route_context") if "fastapi" in scope else None
                 template = getattr(included, "path_format", "") or self.path_format
                 set_route(span, span.route + template)
             except Exception:  # noqa: S110 - Host safety: without a route the span is named by its method.

@@ -25,95 +25,119 @@ if TYPE_CHECKING:
 
 SERVER = Kind.SERVER
 
+try:
+    from operator import call as call_application
+except ImportError:  # Python 3.10
 
-def make_handler(tracing: Tracing, scope: str) -> Callable[[WSGIApp, Environ, StartResponse], Iterable[bytes]]:
-    """``handle(app, environ, start_response)``: calls the application inside a server span."""
+    def call_application(app: WSGIApp, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:  # type: ignore[misc]
+        """Call it."""
+        return app(environ, start_response)
+
+
+def make_handler(
+    tracing: Tracing, scope: str, call: Callable[[Any, Environ, StartResponse], Iterable[bytes]] = call_application
+) -> Callable[[Any, Environ, StartResponse], Iterable[bytes]]:
+    """``handle(app, environ, start_response)``: runs ``call(app, environ, start_response)`` inside a server span.
+
+    ``call`` is a framework's ``__call__``, of which ``handle`` then takes the place, or calls the application itself.
+    Written flat, for this runs once per request: each call of a function of ours costs as much as five attributes.
+    """
     conventions = tracing.conventions
     request_facts, target_facts = conventions.server_request, conventions.server_target
     client_facts, response_facts = conventions.server_client, conventions.server_response
     known_methods = conventions.known_methods
-    extract = tracing.environ.extract
+    extract, trace_headers = tracing.environ.extract, tracing.environ.probes
     excluded = excluder(tracing.config, scope, "wsgi")
     wanted = tracing.config.server_request_headers
     wanted_back = tracing.config.server_response_headers
+    get_current, set_current, reset_current = current.get, current.set, current.reset
 
-    def begin(environ: Environ) -> Span | None:
-        """Start the server span; ``None`` when this request is left out."""
+    def describe(span: Span, environ: Environ) -> None:
+        """Put on the span what is known of the request."""
         get = environ.get
-        if excluded is not None and excluded(_url(environ)):
-            return None
-        method = get("REQUEST_METHOD", "GET")
-        span = tracing.tracer.start(
-            method if method in known_methods else "HTTP", SERVER, extract(environ), scope, True  # noqa: FBT003
+        host = get("HTTP_HOST")
+        if host is None:
+            host = f"{get('SERVER_NAME', '')}:{get('SERVER_PORT', '')}"
+        span.facts = (
+            *span.facts,
+            (
+                request_facts,
+                get("REQUEST_METHOD", "GET"),
+                get("wsgi.url_scheme", "http"),
+                host,
+                get("SERVER_PROTOCOL", ""),
+            ),
+            (target_facts, get("SCRIPT_NAME", ""), get("PATH_INFO", ""), get("QUERY_STRING", "")),
+            (client_facts, get("HTTP_USER_AGENT", ""), get("HTTP_X_FORWARDED_FOR", ""), get("REMOTE_ADDR", "")),
         )
-        if span.recording:
-            host = get("HTTP_HOST")
-            span.facts = (
-                *span.facts,
-                (
-                    request_facts,
-                    method,
-                    get("wsgi.url_scheme", "http"),
-                    host if host is not None else f"{get('SERVER_NAME', '')}:{get('SERVER_PORT', '')}",
-                    get("SERVER_PROTOCOL", ""),
-                ),
-                (target_facts, get("SCRIPT_NAME", ""), get("PATH_INFO", ""), get("QUERY_STRING", "")),
-                (
-                    client_facts,
-                    get("HTTP_USER_AGENT", ""),
-                    get("HTTP_X_FORWARDED_FOR", ""),
-                    get("REMOTE_ADDR", ""),
-                ),
-            )
-            if wanted:
-                span.set_attributes(header_attributes(wanted, "http.request.header", _environ_header(environ)))
-        return span
+        if wanted:
+            span.set_attributes(header_attributes(wanted, "http.request.header", _environ_header(environ)))
 
-    def finish(span: Span, status: str, error: BaseException | None = None) -> None:
+    def finish(span: Span, status: str, error: BaseException | None) -> None:
         """End the span with the outcome; the status may be anything that an application made up."""
         try:
-            code = int(status[:3]) if status else 0
-        except (TypeError, ValueError):
-            code = 0
-        try:
             if span.recording:
-                end_server(span, code, error, response_facts)
+                end_server(span, _code(status), error, response_facts)
             else:
                 span.end()
         except Exception as trouble:  # Host safety: the response is the program's.
             fault("the end of a WSGI request", trouble)
 
-    def handle(app: WSGIApp, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        outer = current.get()
+    def handle(app: Any, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        outer = get_current()
         if outer is not None and outer.kind == SERVER and not outer.end_ns:
-            return app(environ, start_response)
+            return call(app, environ, start_response)
         try:
-            span = begin(environ)
+            if excluded is not None and excluded(_url(environ)):
+                span = None
+            else:
+                method = environ.get("REQUEST_METHOD", "GET")
+                span = tracing.tracer.start_local_root(
+                    method if method in known_methods else "HTTP",
+                    SERVER,
+                    None if environ.keys().isdisjoint(trace_headers) else extract(environ),
+                    scope,
+                    True,  # noqa: FBT003
+                )
+                if span.recording:
+                    describe(span, environ)
         except Exception as trouble:  # Host safety: a request that we do not understand is still answered.
             fault("the start of a WSGI request", trouble)
             span = None
         if span is None:
-            return app(environ, start_response)
+            return call(app, environ, start_response)
         status = ""
-
-        def start(*arguments: Any, **keywords: Any) -> Any:
-            nonlocal status
-            if arguments:
-                status = arguments[0]
-                if wanted_back and span.recording:
-                    _capture(span, wanted_back, arguments)
-            return start_response(*arguments, **keywords)
-
-        token = current.set(span)
+        token = set_current(span)
         try:
-            result = app(environ, start)
+            if span.recording:
+
+                def start(*arguments: Any, **keywords: Any) -> Any:
+                    nonlocal status
+                    if arguments:
+                        status = arguments[0]
+                        if wanted_back and span.recording:
+                            _capture(span, wanted_back, arguments)
+                    return start_response(*arguments, **keywords)
+
+                result = call(app, environ, start)
+            else:
+                result = call(app, environ, start_response)
         except BaseException as error:
-            current.reset(token)
+            reset_current(token)
             finish(span, status, error)
             raise
-        current.reset(token)
-        if result.__class__ is list or result.__class__ is tuple or _is_file(result, environ):
-            finish(span, status)
+        reset_current(token)
+        if (
+            span.is_complete
+            or result.__class__ is list
+            or result.__class__ is tuple
+            or getattr(result, "streaming", None) is False
+            or _is_file(result, environ)
+        ):
+            if span.recording:
+                finish(span, status, None)
+            else:
+                span.end()
             return result
         body = SizedBody if hasattr(result, "__len__") else Body
         return body(result, span, lambda error: finish(span, status, error))
@@ -121,9 +145,24 @@ def make_handler(tracing: Tracing, scope: str) -> Callable[[WSGIApp, Environ, St
     return handle
 
 
+def _code(status: str, _known: dict[str, int] = {}) -> int:  # noqa: B006 - the default is the cache
+    """The number in a status line; 0 for one that has none."""
+    try:
+        return _known[status]
+    except (KeyError, TypeError):
+        pass
+    try:
+        code = int(status[:3])
+    except (TypeError, ValueError):
+        return 0
+    if len(_known) < 100 and isinstance(status, str):
+        _known[status] = code
+    return code
+
+
 def wrap_application(app: WSGIApp, tracing: Tracing, scope: str = "wsgi") -> WSGIApp:
     """The application inside server spans; one that is wrapped already is returned as it is."""
-    if getattr(app, "__autoinstr__", False):
+    if getattr(app, "__autoinstr__", None) is True:
         return app
     handle = make_handler(tracing, scope)
 
@@ -137,13 +176,8 @@ def wrap_application(app: WSGIApp, tracing: Tracing, scope: str = "wsgi") -> WSG
 
 def wrap_method(tracing: Tracing, scope: str) -> Callable[[Any], Callable[..., Any]]:
     """For ``Patcher.wrap``: makes a framework's ``__call__(self, environ, start_response)`` a traced one."""
-    handle = make_handler(tracing, scope)
-
     def make(wrapped: Any) -> Callable[..., Any]:
-        def __call__(self: Any, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:  # noqa: N807
-            return handle(wrapped.__get__(self), environ, start_response)
-
-        return __call__
+        return make_handler(tracing, scope, wrapped)
 
     return make
 
@@ -170,7 +204,10 @@ class Body:
         try:
             if self._iterator is None:
                 self._iterator = iter(self._result)
-            return next(self._iterator)
+            part = next(self._iterator)
+            if self._span.is_complete:
+                self._end(None)  # A framework within has said so; the client may be gone before the server asks for more.
+            return part
         except StopIteration:
             raise
         except BaseException as error:
@@ -202,6 +239,8 @@ class Body:
         self._end(None)  # A server that never closes.
 
     def __getattr__(self, name: str) -> Any:
+        if name == "_result":  # A copy that is being made has none yet.
+            raise AttributeError(name)
         return getattr(self._result, name)
 
 
@@ -215,9 +254,12 @@ class SizedBody(Body):
 
 
 def _is_file(result: object, environ: Environ) -> bool:
-    """Whether the server will send a file by itself: then it must see its own wrapper object."""
+    """Whether the server may send a file by itself: then it must see the very object that it, or the program, has made.
+
+    PEP 3333, "Optional Platform-Specific File Handling": servers tell by type or identity; ``file_wrapper`` may be a function.
+    """
     wrapper = environ.get("wsgi.file_wrapper")
-    return isinstance(wrapper, type) and isinstance(result, wrapper)
+    return (isinstance(wrapper, type) and isinstance(result, wrapper)) or hasattr(result, "fileno")
 
 
 def _url(environ: Environ) -> str:

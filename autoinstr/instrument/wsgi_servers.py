@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from autoinstr.instrument import Patcher, Tracing
 from autoinstr.instrument.wsgi import make_handler, wrap_application
+from autoinstr.trouble import fault
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,28 +41,36 @@ def patch_cheroot(patcher: Patcher, tracing: Tracing) -> None:
 
 
 def patch_gunicorn(patcher: Patcher, tracing: Tracing) -> None:
-    """``wsgi()`` loads the application in each worker (or before the fork with --preload).
-
-    Some worker classes serve ASGI applications from here: those are left to the ASGI instruments.
-    """
+    """``wsgi()`` loads the application in each worker (or before the fork with --preload), and is asked again and again."""
 
     def make(wrapped: Any) -> Callable[..., Any]:
         def wsgi(self: Any) -> Any:
             application = wrapped(self)
-            if is_asgi(application):
-                return application
-            return wrap_once(self, application)
+            try:
+                wrap = _wrapper_for_worker(self.cfg.worker_class)
+                if wrap is not None:
+                    # Kept where gunicorn keeps it.
+                    self.callable = application = wrap(application, tracing, "gunicorn")
+            except Exception as error:  # Host safety: it is served, untraced.
+                fault("gunicorn's application", error)
+            return application
 
         return wsgi
 
-    def wrap_once(owner: Any, application: Any) -> Any:
-        """gunicorn asks again and again, and keeps the application in ``callable``."""
-        if not getattr(application, "__autoinstr__", False):
-            application = wrap_application(application, tracing, "gunicorn")
-            owner.callable = application
-        return application
-
     patcher.wrap("BaseApplication.wsgi", make)
+
+
+def _wrapper_for_worker(worker_class: type) -> Callable[..., Any] | None:
+    """How to wrap what a gunicorn worker serves, by its ancestry; ``None`` for those of other packages, which are free to
+    serve anything: Tornado's and uvicorn's are instrumented elsewhere."""
+    for base in worker_class.__mro__:
+        if base.__module__ in {"gunicorn.workers.sync", "gunicorn.workers.gthread", "gunicorn.workers.base_async"}:
+            return wrap_application
+        if base.__module__ == "gunicorn.workers.gasgi":
+            from autoinstr.instrument.asgi import wrap_application as wrap_asgi_application
+
+            return wrap_asgi_application
+    return None
 
 
 def wrap_attribute(
@@ -72,17 +81,14 @@ def wrap_attribute(
     def make(wrapped: Any) -> Callable[..., Any]:
         def __init__(self: Any, *arguments: Any, **keywords: Any) -> None:  # noqa: N807
             wrapped(self, *arguments, **keywords)
-            application = getattr(self, name, None)
-            if callable(application):
-                setattr(self, name, wrap(application, tracing, scope))
+            try:
+                application = getattr(self, name, None)
+                if callable(application):
+                    setattr(self, name, wrap(application, tracing, scope))
+            except Exception as error:  # Host safety: it is served, untraced.
+                fault(f"the application of {scope}", error)
 
         return __init__
 
     return make
 
-
-def is_asgi(application: Any) -> bool:
-    """Whether a callable is an ASGI 3 application: a coroutine function, or an object with an async ``__call__``."""
-    from inspect import iscoroutinefunction
-
-    return iscoroutinefunction(application) or iscoroutinefunction(getattr(application, "__call__", None))  # noqa: B004
