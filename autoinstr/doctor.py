@@ -1,12 +1,12 @@
-"""The self-check: ``autoinstr doctor`` says what is configured, what would be traced, whether the backend answers, what to do.
+"""The self-check: ``autoinstr doctor`` says what is configured and traced, whether the backend answers, what to do.
 
 Owns: the checks, their advice, the report for people and (``--json``) for machines.
 Must not know: how anything is patched or encoded; it asks the modules that do.
-Invariants: no traced library is imported (its version comes from its metadata); nothing is sent but an empty batch; every
-wait is limited by ``PATIENCE_S``; secrets are masked, as ``Config.describe`` does; every trouble comes with what to do.
+Invariants: no traced library is imported (its version comes from its metadata); nothing is sent but an empty batch;
+every wait is limited by ``PATIENCE_S``; secrets are masked, as in ``Config.describe``; a trouble comes with what to do.
 
-Runs in a process of its own, so it may import what it likes. Exit status: 0 all is well, 1 something needs attention, 2 wrong
-use.
+Runs in a process of its own, so it may import what it likes. Exit status: 0 all is well, 1 something needs attention,
+2 wrong use.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ COLOURS = {OK: "32", NOTE: "33", TROUBLE: "31;1"}
 
 WRAPT_FROM, WRAPT_BEFORE = (1, 14), (3,)
 
-#: Instrument: the distribution that has its library, and the oldest version that is known to work. Others are in Python.
+#: Instrument: the distribution that has its library, and the oldest version supported. Others are in Python.
 DISTRIBUTIONS = {
     "werkzeug": ("Werkzeug", "2.3"),
     "gunicorn": ("gunicorn", "22"),
@@ -97,7 +97,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Library:
-    """A library that can be traced; ``version`` is "" where it is not installed, ``supported_from`` where it is Python's own."""
+    """A library that can be traced; ``version`` is "" where it is not installed, ``supported_from`` in Python's own."""
 
     name: str
     version: str
@@ -235,9 +235,7 @@ def check_start(environ: Mapping[str, str], effective: Config) -> Iterator[Findi
 def _flags_against_start() -> str:
     if sys.flags.isolated:
         return "-I"
-    return " ".join(
-        flag for flag, given in (("-E", sys.flags.ignore_environment), ("-S", sys.flags.no_site)) if given
-    )
+    return " ".join(flag for flag, given in (("-E", sys.flags.ignore_environment), ("-S", sys.flags.no_site)) if given)
 
 
 def check_neighbours(environ: Mapping[str, str]) -> Iterator[Finding]:
@@ -248,7 +246,7 @@ def check_neighbours(environ: Mapping[str, str]) -> Iterator[Finding]:
         found = next((folder for folder in folders if fragment in folder.replace("\\", "/")), None)
         if found is not None:
             text = f"{name} is active here too ({found}): requests get spans of both, and headers of both"
-            yield Finding("neighbours", TROUBLE, text, f"start the program with one of the two; {name} is on PYTHONPATH")
+            yield Finding("neighbours", TROUBLE, text, f"start the program with one of the two, without {name}")
     own = next((folder for folder in sys.path if folder != ours and Path(folder, "sitecustomize.py").is_file()), None)
     if own is not None:
         yield Finding("neighbours", OK, f"the sitecustomize in {own} still runs, after the agent's")
@@ -306,7 +304,7 @@ def _version(distribution: str) -> str:
 
 
 def _exists(module: str) -> bool:
-    """Whether a module could be imported; no part of it is (``find_spec`` of a dotted name would import its parents)."""
+    """Whether a module could be imported; no part of it is (``find_spec`` of a dotted name imports its parents)."""
     first, *rest = module.split(".")
     name = first
     spec = find_spec(first)
@@ -410,8 +408,8 @@ def probe_agent(effective: Config) -> Finding:
     host, port = effective.agent_host, effective.agent_port
     where = f"{host}:{port} (UDP)"
     advice = (
-        "start a backend here with `autoinstr serve`, or set JAEGER_AGENT_HOST (and _PORT) to where one is; for a collector"
-        " without an agent set JAEGER_ENDPOINT=http://host:14268/api/traces"
+        "start a backend here with `autoinstr serve`, or set JAEGER_AGENT_HOST (and _PORT) to where one is; for a"
+        " collector without an agent set JAEGER_ENDPOINT=http://host:14268/api/traces"
     )
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]

@@ -74,11 +74,18 @@ def announcing(announce: Callable[[], object]) -> type[Tracer]:
 class MetricsServer:
     """Answers ``GET /metrics`` (and ``/``) on this host's loopback address, on a thread of its own.
 
-    ``port`` is a TCP port; one that is taken, by another worker as a rule, costs a line and no more. ``read()`` gives the counts.
+    ``port`` is a TCP port; one that is taken, by another worker as a rule, costs a line and no more. ``read()`` gives the counts,
+    ``start_thread(work, arguments)`` begins a thread.
     """
 
-    def __init__(self, port: int, read: Callable[[], dict[str, int]]) -> None:
+    def __init__(
+        self,
+        port: int,
+        read: Callable[[], dict[str, int]],
+        start_thread: Callable[[Callable[..., object], tuple[object, ...]], object],
+    ) -> None:
         self.port = port
+        self._begin_thread = start_thread
         self._read = read
         self._listener: socket.socket | None = None
         self._is_ending = False
@@ -115,12 +122,10 @@ class MetricsServer:
         return listener
 
     def _start_thread(self, listener: socket.socket) -> None:
-        import _thread
-
         self._is_ending = False
         self._running = True
         try:
-            _thread.start_new_thread(self._serve, (listener,))
+            self._begin_thread(self._serve, (listener,))
         except BaseException:
             self._running = False
             raise
@@ -175,12 +180,11 @@ class MetricsServer:
             return
 
     def resume(self) -> None:
-        """After a fork, in the parent: go on."""
-        if self._listener is None:
-            return
+        """After a fork, in the parent: ``start`` goes on where this left off.
+
+        Not at once, because Python 3.13 looks for threads only after the hooks of a fork.
+        """
         self._is_ending = False
-        if not self._running:
-            self.start()
 
     def abandon(self) -> None:
         """After a fork, in the child: the port is the parent's."""

@@ -149,7 +149,7 @@ class Reporter:
     loaded before. ``max_queue`` and ``max_batch`` are counts of spans; ``interval_s`` is the longest that a span waits for
     company; a payload that could not be sent is tried again for ``retry_for_s``, then dropped and counted.
     ``on_trouble(text)`` is told of failures (the caller limits the rate). ``shield()`` is called once on the worker, and makes
-    sure that its own traffic is not traced.
+    sure that its own traffic is not traced. ``start_thread(work, arguments)`` begins a thread, or raises ``RuntimeError``.
     """
 
     __slots__ = (
@@ -175,6 +175,7 @@ class Reporter:
         "queue",
         "retry_for_s",
         "shield",
+        "start_thread",
         "taken",
     )
 
@@ -188,6 +189,7 @@ class Reporter:
         retry_for_s: float = 30.0,
         on_trouble: Callable[[str], object] = lambda text: None,
         shield: Callable[[], object] = lambda: None,
+        start_thread: Callable[[Callable[..., object], tuple[object, ...]], object] | None = None,
     ) -> None:
         self.make_exporters = make_exporters
         self.max_queue = max_queue
@@ -196,6 +198,7 @@ class Reporter:
         self.retry_for_s = retry_for_s
         self.on_trouble = on_trouble
         self.shield = shield
+        self.start_thread = start_thread or _start_thread
         self._wake_at = max(self.max_batch - 1, 1)
         self._start_over()
 
@@ -265,7 +268,7 @@ class Reporter:
                 gate.acquire()
                 self._running = True
                 try:
-                    _thread.start_new_thread(self._work, (gate,))
+                    self.start_thread(self._work, (gate,))
                 except Exception:  # Host safety: RuntimeError by documentation, but this is the program's thread.
                     self._running = False
             return self._running
@@ -311,15 +314,12 @@ class Reporter:
 
     def _leave(self, unserved: list[Waiter]) -> None:
         """The worker ends: the next span starts another, and nobody is left waiting for this one."""
-        paused = self._pausing
         self._attention = 0
         self._running = False
         while self._waiters:
             unserved.append(self._waiters.popleft())
         for waiter in unserved:
             waiter.release(served=False)
-        if paused and not self._pausing:  # The fork was over before this thread had seen to it.
-            self.resume()
 
     def _patience_s(self) -> float:
         """How long to sleep: the interval, or less if something is to be tried again before."""
@@ -443,12 +443,11 @@ class Reporter:
         return self._thread_id
 
     def resume(self) -> None:
-        """After a fork, in the parent: what is queued goes on its way, without waiting for the next span."""
+        """After a fork, in the parent: work goes on with the next span, flush or end.
+
+        Not at once, because Python 3.13 looks for threads only after the hooks of a fork.
+        """
         self._pausing = False
-        if not (self._running or self._closed or self.is_idle):
-            self._attention = self._wake_at
-            if not self._start_worker():
-                self._attention = 0
 
     def abandon(self) -> None:
         """After a fork, in the child: the queued spans, the thread and the connections are the parent's."""
@@ -474,6 +473,12 @@ class InMemoryReporter:
     def report(self, span: SpanData) -> None:
         """Keep it."""
         self.spans.append(span)
+
+
+def _start_thread(work: Callable[..., object], arguments: tuple[object, ...]) -> None:
+    import _thread
+
+    _thread.start_new_thread(work, arguments)
 
 
 def _look_away() -> None:

@@ -19,17 +19,18 @@ if TYPE_CHECKING:
     from typing import Any
 
     from autoinstr.config import Config
-    from autoinstr.instrument import Tracing, Watcher
+    from autoinstr.instrument import Watcher
     from autoinstr.metrics import MetricsServer
     from autoinstr.model import Encoder, Resource, Sampler, Transport
     from autoinstr.remote import RemoteSampler
-    from autoinstr.report import Exporter, Reporter
+    from autoinstr.report import Exporter
 
 #: How long a fork waits for threads of ours that are just busy with the network.
 FORK_PATIENCE_S = 0.05
 #: How long ``os._exit`` and ``os.exec*`` wait for spans that have not been sent.
 ABRUPT_EXIT_TIMEOUT_S = 0.5
 _SIGTERM = 15
+_SIGTERM_HANDLER = "autoinstr.on_sigterm"
 _MARK = "_autoinstr_running"
 
 
@@ -73,11 +74,12 @@ class Runtime:
             retry_for_s=config.export_timeout_s,
             on_trouble=lambda text: say(text, about="export"),
             shield=lambda: current.set(SUPPRESSED),
+            start_thread=start_thread,
         )
         if config.metrics_port is not None:
             from autoinstr.metrics import MetricsServer
 
-            self.metrics_server = MetricsServer(config.metrics_port, self.metrics)
+            self.metrics_server = MetricsServer(config.metrics_port, self.metrics, start_thread)
         self.tracing = Tracing(
             self._build_tracer(),
             config,
@@ -98,12 +100,12 @@ class Runtime:
             config.event_attribute_count,
             config.link_attribute_count,
         )
-        kind = Tracer
+        self._tracer_kind = Tracer
         if self.metrics_server is not None:
             from autoinstr.metrics import announcing
 
-            kind = announcing(self.metrics_server.start)
-        return kind(self.sampler, self.reporter, limits, config.trace_id_bits)
+            self._tracer_kind = announcing(self.metrics_server.start)
+        return self._tracer_kind(self.sampler, self.reporter, limits, config.trace_id_bits)
 
     def _build_sampler(self) -> Sampler:
         from autoinstr import sampling
@@ -160,7 +162,9 @@ class Runtime:
             # No module exists yet that could have taken the originals.
             self._undo += [flush_before(name, self._before_abrupt_end) for name in ("_exit", "execv", "execve")]
         if self.config.sigterm:
-            self._undo.append(flush_on_sigterm(self))
+            flush_on_sigterm(self)
+            self._undo.append(leave_sigterm_alone)
+            self.tracing.catch_sigterm = lambda: flush_on_sigterm(self)
 
     def uninstall(self) -> None:
         """Take everything out again that ``install`` put in, and end all threads."""
@@ -173,7 +177,6 @@ class Runtime:
             self.watcher.uninstall()
         self.close()
         self._is_stopped = True  # The hooks of forks cannot be taken out.
-            self.tracing.catch_sigterm = lambda: flush_on_sigterm(self)
 
     def flush(self, timeout_s: float) -> bool:
         """Send what is queued; True when all of it was sent or given up in time."""
@@ -213,6 +216,8 @@ class Runtime:
             return
         except Exception as error:  # Host safety: an exception here would be printed on the program's stderr.
             fault("exit", error)
+        finally:
+            stay_interrupted()
 
     def _before_fork(self) -> None:
         """End our threads: a child would lose them, and Python 3.12 blames the program for a fork beside threads."""
@@ -227,6 +232,7 @@ class Runtime:
         for part in (self.reporter, self.remote, self.metrics_server):
             if part is not None:
                 part.resume()
+        self.tracing.tracer.__class__ = self._tracer_kind  # Whose next span is announced.
 
     def _after_fork_in_child(self) -> None:
         """Spans, queue, threads and connections of before the fork are the parent's: begin anew."""
@@ -331,13 +337,13 @@ def stop() -> None:
     agent.uninstall()
 
 
-def flush_on_sigterm(agent: Runtime) -> Callable[[], object]:
+def flush_on_sigterm(agent: Runtime) -> None:
     """Send what is queued when the process is asked to end and the program leaves that to the system.
 
     The handler puts the default back and lets the signal strike again, so that the exit status is the same. A program that
-    installs its own handler replaces ours. Returns how to undo it.
+    installs its own handler replaces ours.
     """
-    import _signal
+    import _signal  # type: ignore[import-not-found]
 
     def on_sigterm(number: int, frame: object) -> None:
         import os
@@ -351,16 +357,36 @@ def flush_on_sigterm(agent: Runtime) -> Callable[[], object]:
         finally:
             os.kill(os.getpid(), _SIGTERM)
 
-    def undo() -> None:
-        if _signal.getsignal(_SIGTERM) is on_sigterm:
-            _signal.signal(_SIGTERM, _signal.SIG_DFL)
-
+    on_sigterm.__qualname__ = _SIGTERM_HANDLER
     try:
         if _signal.getsignal(_SIGTERM) == _signal.SIG_DFL:
             _signal.signal(_SIGTERM, on_sigterm)
     except ValueError:  # Not the main thread (an embedded interpreter): signals are its host's.
-        pass
-    return undo
+        return
+
+
+def leave_sigterm_alone() -> None:
+    """Put the default back unless the program has a handler of its own."""
+    import _signal
+
+    try:
+        if getattr(_signal.getsignal(_SIGTERM), "__qualname__", "") == _SIGTERM_HANDLER:
+            _signal.signal(_SIGTERM, _signal.SIG_DFL)
+    except ValueError:  # Not the main thread: it stays, and does no harm.
+        return
+
+
+def stay_interrupted() -> None:
+    """Keep the exit status of a program that Ctrl-C has ended: killed by SIGINT, as Python does after everything else.
+
+    It forgets that when source text is run meanwhile, as ``namedtuple`` does, which is what the worker's imports use. So run
+    some that ends likewise.
+    """
+    if getattr(sys, "last_type", None) is KeyboardInterrupt and not (sys.flags.interactive or hasattr(sys, "ps1")):
+        try:
+            exec("raise KeyboardInterrupt")  # noqa: S102
+        except KeyboardInterrupt:
+            return
 
 
 def flush_before(name: str, flush: Callable[[], None]) -> Callable[[], object]:
@@ -387,9 +413,21 @@ def flush_before(name: str, flush: Callable[[], None]) -> Callable[[], object]:
     flush_and_go.__name__ = flush_and_go.__qualname__ = name
     flush_and_go.__module__ = "os"
     flush_and_go.__doc__ = original.__doc__
-    flush_and_go.__wrapped__ = original  # type: ignore[attr-defined] - the signature, for `inspect`
+    flush_and_go.__wrapped__ = original  # type: ignore[attr-defined]
     setattr(os, name, flush_and_go)
     return undo
+
+
+def start_thread(work: Callable[..., object], arguments: tuple[object, ...]) -> None:
+    """Begin a thread that the interpreter does not wait for.
+
+    ``threading`` is imported here, because up to Python 3.12 it takes the thread that imports it first for the main one: were
+    that our worker (``http.client`` needs ``threading``), the interpreter would wait for it at its end, for ever.
+    """
+    import _thread
+    import threading  # noqa: F401
+
+    _thread.start_new_thread(work, arguments)
 
 
 def await_threads(ids: list[int], timeout_s: float) -> None:

@@ -68,7 +68,7 @@ class Limits:
         if limit is None:
             return value
         if value.__class__ is str or value.__class__ is bytes:
-            return value[:limit] if len(value) > limit else value  # type: ignore[index, arg-type]
+            return value[:limit] if len(value) > limit else value
         if isinstance(value, (list, tuple)):
             return [item[:limit] if isinstance(item, str) else item for item in value[: self.attribute_count]]
         return value
@@ -97,6 +97,10 @@ class Span(SpanData):
     recording = True
     tracer: Tracer
     baggage: dict[str, str] | None
+    clock_ns: int
+    leaf: bool
+    is_complete: bool
+    route: str
 
     def __init__(self) -> None:
         """Left empty: ``Tracer`` fills the slots, which is measurably cheaper than passing twenty arguments."""
@@ -160,6 +164,9 @@ class Span(SpanData):
     def record_exception(self, error: BaseException, attributes: Attributes | None = None) -> Span:
         """Add an ``exception`` event: type, message and stack trace, by OpenTelemetry's conventions."""
         described = describe_exception(error)
+        stack, limit = described["exception.stacktrace"], self.tracer.limits.attribute_length
+        if limit and isinstance(stack, str):
+            described["exception.stacktrace"] = stack[-limit:]  # What failed stands at its end.
         if attributes:
             described.update(attributes)
         return self.add_event("exception", described)
@@ -243,11 +250,9 @@ _UNSET: dict[str, object] = {
     "events": None,
     "facts": (),
     "links": (),
-    "name": "",
     "own": None,
     "parent_is_remote": False,
     "route": "",
-    "scope": "",
     "start_ns": 0,
     "status": 0,
     "status_message": "",
@@ -328,11 +333,11 @@ class UndecidedSpan(Span):
         """Ask the sampler, by the name known now, and become a recording or an unsampled span."""
         facts = self.tracer.sampler.decide(self.trace_id, self.name)
         if facts is None:
-            self.__class__ = UnsampledSpan
+            self.__class__ = UnsampledSpan  # type: ignore[assignment]
             self.flags = 0
             self.tracer.roots_unsampled += 1
         else:
-            self.__class__ = Span
+            self.__class__ = Span  # type: ignore[assignment]
             self.flags = SAMPLED
             self.facts = (*self.facts, facts)
             self.tracer.roots_sampled += 1
@@ -392,13 +397,13 @@ class Tracer:
         ``late`` lets the sampling decision of a root wait for the final name where the sampler goes by names.
         """
         if parent is None or parent.__class__ is SpanContext:
-            return self.start_local_root(name, kind, parent, scope, late)  # type: ignore[arg-type]
+            return self.start_local_root(name, kind, parent, scope, late)
         flags = parent.flags
         if flags < 0:
             parent.settle()  # type: ignore[union-attr]
             flags = parent.flags
         if not flags & SAMPLED:
-            return self._unsampled(parent.trace_id, parent.span_id, kind, parent)
+            return self._unsampled(parent.trace_id, parent.span_id, name, kind, scope, parent)
         clock_ns: int = parent.clock_ns  # type: ignore[union-attr]
         now_ns = clock_ns + perf_counter_ns()
         if parent.end_ns and now_ns - parent.end_ns > STALE_PARENT_NS:  # type: ignore[union-attr]
@@ -441,7 +446,9 @@ class Tracer:
                     idle = _new(UnsampledSpan)
                     idle.trace_id = trace_id
                     idle.span_id = trace_id & MASK_64 or 1
+                    idle.name = name
                     idle.kind = kind
+                    idle.scope = scope
                     idle.tracer = self
                     idle.leaf = idle.is_complete = False
                     idle.flags = idle.end_ns = idle.parent_id = 0
@@ -453,7 +460,7 @@ class Tracer:
         else:
             trace_id, flags, facts = self._join(parent, name, late)
             if not flags & SAMPLED:
-                return self._unsampled(trace_id, self.getrandbits(64) or 1, kind, parent)
+                return self._unsampled(trace_id, self.getrandbits(64) or 1, name, kind, scope, parent)
         span: Span = _new(UndecidedSpan if flags < 0 else Span)
         if parent is None:
             span.parent_id = 0
@@ -507,17 +514,28 @@ class Tracer:
             self.roots_unsampled += 1
         return trace_id, flags, facts
 
-    def _unsampled(self, trace_id: int, span_id: int, kind: int, parent: Span | SpanContext) -> Span:
-        """A span that records nothing: only what travels is set."""
+    def _unsampled(
+        self, trace_id: int, span_id: int, name: str, kind: int, scope: str, parent: Span | SpanContext
+    ) -> Span:
+        """A span that records nothing: what travels, and what it needs should `sampling.priority` turn it on."""
         span: Span = _new(UnsampledSpan)
         span.trace_id = trace_id
         span.span_id = span_id
+        span.name = name
         span.kind = kind
+        span.scope = scope
         span.tracer = self
-        span.leaf = parent.__class__ is not SpanContext and parent.leaf  # type: ignore[union-attr]
+        if isinstance(parent, SpanContext):
+            span.parent_id = parent.span_id
+            span.parent_is_remote = parent.is_remote
+            span.leaf = False
+        else:  # It goes by its parent's id, which nobody else will record.
+            span.parent_id = parent.parent_id
+            span.parent_is_remote = parent.parent_is_remote
+            span.leaf = parent.leaf
         span.is_complete = False
         span.flags = parent.flags & ~SAMPLED
-        span.end_ns = span.parent_id = 0
+        span.end_ns = 0
         span.trace_state = parent.trace_state
         span.baggage = parent.baggage
         return span
@@ -580,7 +598,7 @@ def describe_exception(error: BaseException) -> dict[str, AttributeValue]:
     except Exception:  # Host safety: __str__ is the program's.
         message = "<unprintable>"
     try:
-        stack = "".join(format_exception(type(error), error, error.__traceback__, limit=64))
+        stack = "".join(format_exception(type(error), error, error.__traceback__, limit=-64))
     except Exception:  # Host safety: formatting calls the program's __str__, too.
         stack = ""
     return {"exception.type": type_name(error), "exception.message": message, "exception.stacktrace": stack}

@@ -1,4 +1,4 @@
-"""What every test may rely on: no variables of ours or of others' tracing, and no agent left running by the test before."""
+"""What every test may rely on: no variables of any tracing, and no agent left running by the test before."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_left_running() -> Iterator[None]:
-    """A test that starts the agent in this process takes it down again; otherwise it and the next ones are not alone."""
+    """A test that starts the agent in this process takes it down again; otherwise the next ones are not alone."""
     yield
     runtime = sys.modules.get("autoinstr.runtime")
     if runtime is not None and runtime.running is not None:

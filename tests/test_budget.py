@@ -1,4 +1,4 @@
-"""What tracing may cost, in things that can be counted: calls, locks, files, modules. The same on every machine, never timed.
+"""What tracing may cost, in what can be counted: calls, locks, files, modules. Never timed: the same on every machine.
 
 The figures are limits, not measurements: a change that needs more than they allow has to say so in ``docs/design.md``.
 """

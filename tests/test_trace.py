@@ -1,4 +1,4 @@
-"""The tracer and its spans: what a program, an instrument or a caller's header can do to them, and what must come out."""
+"""The tracer and its spans: what programs, instruments and callers' headers do to them, and what must come out."""
 
 from __future__ import annotations
 
@@ -214,8 +214,8 @@ def test_unsampled_span_records_nothing() -> None:
     span.record_exception(ValueError("x")).fail(ValueError("x")).set_status(Status.ERROR)
     span.end()
     span.end()
-    assert (False, {}, None, (), Status.UNSET) == (span.recording, span.attributes, span.events, span.links, span.status)
-    assert (0, 1, None) == (len(spans), tracer.finished_unsampled, span.own)
+    assert (False, {}, None, ()) == (span.recording, span.attributes, span.events, span.links)
+    assert (0, 1, None, Status.UNSET) == (len(spans), tracer.finished_unsampled, span.own, span.status)
 
 
 def test_unsampled_span_still_carries_the_trace() -> None:
@@ -509,7 +509,7 @@ def test_exception() -> None:
 
 
 def test_exception_that_cannot_be_printed() -> None:
-    """An exception with a broken ``__str__`` would be replaced by another one, in the middle of the program's handling."""
+    """An exception with a broken ``__str__`` would be replaced by another one, while the program handles it."""
     span = make()[0].start("x").fail(raised(Unprintable()))
     assert span.events is not None
     assert "<unprintable>" == span.events[0].attributes["exception.message"]

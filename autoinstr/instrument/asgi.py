@@ -15,7 +15,7 @@ from autoinstr.trouble import fault
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+    from collections.abc import Awaitable, Callable, Mapping, MutableMapping
     from typing import Any, TypeAlias
 
     from autoinstr.trace import Span
@@ -66,6 +66,7 @@ def make_handler(
         )
         if span.recording:
             client = scope.get("client")
+            path = scope.get("path", "")
             host = headers.get(b"host")
             span.facts = (
                 *span.facts,
@@ -76,7 +77,7 @@ def make_handler(
                     host if host is not None else _server(scope),
                     scope.get("http_version", ""),
                 ),
-                (target_facts, "", _native(scope.get("path", "")), scope.get("query_string", b"")),
+                (target_facts, "", path if path.isascii() else _native(path), scope.get("query_string", b"")),
                 (
                     client_facts,
                     headers.get(b"user-agent", b""),
@@ -98,8 +99,9 @@ def make_handler(
                 return
             if error is not None and is_disconnect(error):
                 span.set_attribute("autoinstr.cancelled", True)
-            # A plain int, because facts are cache keys: ``HTTPStatus.OK`` is one, too, and prints otherwise.
-            end_server(span, int(status) if isinstance(status, int) else 0, error, response_facts, end_ns)
+            if status.__class__ is not int:  # ``HTTPStatus.OK`` is one, too, and prints otherwise.
+                status = int(status) if isinstance(status, int) else 0
+            end_server(span, status, error, response_facts, end_ns)
         except Exception as trouble:  # Host safety: the response is the program's.
             fault("the end of an ASGI request", trouble)
 
@@ -216,7 +218,7 @@ def wrap_method(tracing: Tracing, scope: str) -> Callable[[Any], Callable[..., A
 
 def _native(path: str) -> str:
     """A path as WSGI has it, whose bytes are characters, for what describes the request serves both."""
-    return path if path.isascii() else path.encode("utf-8", "surrogatepass").decode("latin-1")
+    return path.encode("utf-8", "surrogatepass").decode("latin-1")
 
 
 def _server(scope: Scope) -> str:

@@ -28,7 +28,7 @@ def name_by_rule(wrapped: Any) -> Callable[..., Any]:
         if span is not None:
             rule = getattr(found[0], "rule", None)
             if rule:
-                set_route(span, rule)
+                set_route(span, environ.get("SCRIPT_NAME", "").rstrip("/") + rule)
         return found
 
     return match

@@ -43,7 +43,9 @@ def name_by_route(wrapped: Any) -> Callable[..., Any]:
         if span is not None:
             route = getattr(match, "route", None)
             if route is not None:
-                set_route(span, "/" + str(route).removeprefix("^").removeprefix("/"))
+                # The prefix where the application is mounted ends without a slash (PEP 3333: SCRIPT_NAME).
+                prefix = request.META.get("SCRIPT_NAME", "").rstrip("/")
+                set_route(span, f"{prefix}/" + str(route).removeprefix("^").removeprefix("/"))
         return match
 
     return resolve_request

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from autoinstr.instrument import Patcher, Tracing, asgi, wsgi
-from autoinstr.instrument.flask import record_handled
+from autoinstr.instrument.flask import record_handled, record_handled_async
 from autoinstr.instrument.http import open_server, set_route
 
 TYPE_CHECKING = False
@@ -22,7 +22,7 @@ def patch(patcher: Patcher, tracing: Tracing) -> None:
 def patch_asgi(patcher: Patcher, tracing: Tracing) -> None:
     """The ASGI application."""
     patcher.wrap("App.__call__", asgi.wrap_method(tracing, "falcon"))
-    patcher.wrap("App._python_error_handler", record_handled)
+    patcher.wrap("App._python_error_handler", record_handled_async)
 
 
 def name_by_template(wrapped: Any) -> Callable[..., Any]:
@@ -32,7 +32,9 @@ def name_by_template(wrapped: Any) -> Callable[..., Any]:
         found = wrapped(self, request)
         span = open_server()
         if span is not None and found[3]:
-            set_route(span, found[3])
+            # The ASGI half matches the whole path, with what is before the application in it.
+            prefix = "" if hasattr(request, "scope") else request.root_path
+            set_route(span, prefix + found[3])
         return found
 
     return _get_responder

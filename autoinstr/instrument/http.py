@@ -13,7 +13,7 @@ from __future__ import annotations
 from contextvars import ContextVar
 
 from autoinstr.model import Kind, Status
-from autoinstr.trace import current
+from autoinstr.trace import current, type_name
 from autoinstr.trouble import say
 
 TYPE_CHECKING = False
@@ -210,7 +210,9 @@ def end_server(
 ) -> None:
     """End a recording server span: outcome, route, error."""
     if error is not None and not is_disconnect(error):
-        span.fail(error)
+        # A framework's handler may have recorded it already, and then let it through to the server.
+        if not span.own or span.own.get("error.type") != type_name(error):
+            span.fail(error)
     elif status >= 500:
         span.status = Status.ERROR
     span.facts = (*span.facts, (describe, status, span.route))
@@ -238,13 +240,16 @@ class Attempts:
 attempts: ContextVar[Attempts | None] = ContextVar("autoinstr.attempts", default=None)
 
 
-def count_attempts(scope: str) -> Callable[[Any], Callable[..., Any]]:
-    """For a client's outermost method: what it sends, directly or by calling itself again, are attempts of one call."""
+def count_attempts(scope: str, *, look_at_url: bool) -> Callable[[Any], Callable[..., Any]]:
+    """For a client's outermost method: what it sends, directly or by calling itself again, are attempts of one call.
+
+    Below an unsampled span nobody asks, but for what is excluded by this scope's own patterns (``look_at_url``).
+    """
 
     def make(wrapped: Any) -> Callable[..., Any]:
         def call(self: Any, *arguments: Any, **keywords: Any) -> Any:
             span = current.get()
-            if span is not None and not span.recording:
+            if span is not None and not (span.recording or look_at_url):
                 return wrapped(self, *arguments, **keywords)
             known = attempts.get()
             if known is not None and known.owner is self:
@@ -292,7 +297,7 @@ def client_facts(
     conventions: Conventions, method: str, scheme: str, host: str, port: int, target: str
 ) -> tuple[Facts, ...]:
     """What a client knows of a request that it sends to ``host``, which may be a proxy: the target is absolute then."""
-    if "://" in target[:16]:
+    if is_absolute(target):
         return ((conventions.client_target, method, target),)
     return ((conventions.client_request, method, scheme, host, port), (conventions.client_url, scheme, host, port, target))
 
@@ -331,7 +336,7 @@ def set_route(span: Span, route: str) -> None:
 def is_disconnect(error: BaseException) -> bool:
     """Whether the "error" only says that the client has gone or the work was cancelled, which is nobody's fault."""
     name = type(error).__name__
-    return isinstance(error, GeneratorExit) or name in {"CancelledError", "ClientDisconnect", "ClientDisconnected"}
+    return isinstance(error, GeneratorExit) or name in {"CancelledError", "ClientDisconnect", "ClientDisconnected", "WebSocketDisconnect"}
 
 
 def quote_path(path: str) -> str:
@@ -381,14 +386,19 @@ def split_url(url: str) -> tuple[str, str]:
     return scheme.lower(), rest
 
 
+def is_absolute(target: str) -> bool:
+    """Whether a request's target is a whole URL, as proxies get it (RFC 9112, section 3.2.2)."""
+    return not target.startswith("/") and "://" in target[:16]
+
+
 def full_url(scheme: str, host: str, port: int, target: str) -> str:
     """The absolute URL of a request; a target that is absolute already (as proxies get it) is taken as it is."""
-    if "://" in target[:16]:
+    if is_absolute(target):
         return target
     if ":" in host and not host.startswith("["):
         host = f"[{host}]"
     authority = host if not port or port == DEFAULT_PORTS.get(scheme) else f"{host}:{port}"
-    return f"{scheme}://{authority}{target}"
+    return f"{scheme}://{authority}/{target.removeprefix('/')}"
 
 
 def header_attributes(

@@ -15,6 +15,7 @@ from autoinstr.instrument.http import (
     excluder,
     full_url,
     header_attributes,
+    is_absolute,
     needs_no_span,
     split_host,
     split_url,
@@ -128,7 +129,7 @@ def _target_host(connection: Any) -> str:
     if connection._tunnel_host:
         return str(connection._tunnel_host)
     target = connection._buffer[0].split(b" ", 2)[1].decode("latin-1")
-    if "://" in target[:16]:
+    if is_absolute(target):
         return split_host(split_url(target)[1].rpartition("@")[2], "")[0]
     return str(connection.host)
 

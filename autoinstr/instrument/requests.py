@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from autoinstr.instrument import Patcher, Tracing
-from autoinstr.instrument.http import count_attempts
+from autoinstr.instrument.http import count_attempts, excluder
 
 
 def patch(patcher: Patcher, tracing: Tracing) -> None:
     """``send`` calls itself for each redirect."""
-    patcher.wrap("Session.send", count_attempts("requests"))
+    look_at_url = excluder(tracing.config, "requests") is not None
+    patcher.wrap("Session.send", count_attempts("requests", look_at_url=look_at_url))

@@ -38,30 +38,42 @@ def patch_fastapi_routing(patcher: Patcher, tracing: Tracing) -> None:
 
 
 def name_by_route(wrapped: Any) -> Callable[..., Any]:
-    """Names the span by the path template. Not a coroutine function itself: it hands on the original's coroutine."""
+    """Names the span by the path template."""
 
-    def handle(self: Any, scope: Any, receive: Any, send: Any) -> Any:
+    async def handle(self: Any, scope: Any, receive: Any, send: Any) -> Any:
         span = current.get()
         if span is not None and span.recording and not span.end_ns and span.kind == SERVER and " " not in span.name:
             try:
                 # FastAPI keeps the whole path of a route in an included router here.
                 included = scope["fastapi"].get("effective_route_context") if "fastapi" in scope else None
                 template = getattr(included, "path_format", "") or self.path_format
-                set_route(span, span.route + template)
+                root = scope["app_root_path"] if "app_root_path" in scope else scope.get("root_path", "")
+                set_route(span, root + span.route + template)
             except Exception:  # noqa: S110 - Host safety: without a route the span is named by its method.
                 pass
-        return wrapped(self, scope, receive, send)
+        await wrapped(self, scope, receive, send)
 
     return handle
 
 
-def collect_mount(wrapped: Any) -> Callable[..., Any]:
-    """Remembers a mount's part of the path; what is mounted may be no router, so that is the route until one comes."""
+def root_of(scope: Any) -> str:
+    """The prefix under which the outermost application stands; mounts add their part of the path to ``root_path``."""
+    root: str = scope["app_root_path"] if "app_root_path" in scope else scope.get("root_path", "")
+    return root
 
-    def handle(self: Any, scope: Any, receive: Any, send: Any) -> Any:
+
+def collect_mount(wrapped: Any) -> Callable[..., Any]:
+    """Remembers a mount's part of the path, for the routes in it; where there are none (static files), it is the route."""
+
+    async def handle(self: Any, scope: Any, receive: Any, send: Any) -> Any:
         span = open_server()
         if span is not None and " " not in span.name:
-            span.route += getattr(self, "path", "")
-        return wrapped(self, scope, receive, send)
+            try:
+                span.route += self.path
+                if span.route and not self.routes:
+                    set_route(span, root_of(scope) + span.route)
+            except Exception:  # noqa: S110 - Host safety: without a route the span is named by its method.
+                pass
+        await wrapped(self, scope, receive, send)
 
     return handle

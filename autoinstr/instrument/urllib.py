@@ -27,5 +27,6 @@ def patch(patcher: Patcher, tracing: Tracing) -> None:
             return SUPPRESSED
         return start_client(tracing, parent, "urllib", method, ((describe_target, method, url),), resends)
 
-    patcher.wrap("AbstractHTTPHandler.do_open", one_request(tracing, begin, look_at_url=excluded is not None))
-    patcher.wrap("OpenerDirector.open", count_attempts("urllib"))
+    look_at_url = excluded is not None
+    patcher.wrap("AbstractHTTPHandler.do_open", one_request(tracing, begin, look_at_url=look_at_url))
+    patcher.wrap("OpenerDirector.open", count_attempts("urllib", look_at_url=look_at_url))

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 SERVER = Kind.SERVER
 
 try:
-    from operator import call as call_application
+    from operator import call as call_application  # type: ignore[attr-defined]
 except ImportError:  # Python 3.10
 
-    def call_application(app: WSGIApp, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:  # type: ignore[misc]
+    def call_application(app: WSGIApp, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Call it."""
         return app(environ, start_response)
 

@@ -16,7 +16,9 @@ from autoinstr.trace import Tracer
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-pytest.register_assert_rewrite(f"{__package__}.contract_server", f"{__package__}.contract_client")
+pytest.register_assert_rewrite(
+    f"{__package__}.contract_server", f"{__package__}.contract_framework", f"{__package__}.contract_client"
+)
 
 
 def build_tracing(sink: InMemoryReporter, *, keep: bool = True, **environ: str) -> Tracing:

@@ -146,6 +146,7 @@ class Server(ThreadingHTTPServer):
     """Runs until closed; ``release`` lets go of ``/held`` and ``/silent``."""
 
     daemon_threads = True
+    request_queue_size = 64
 
     def __init__(self, context: ssl.SSLContext | None = None) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
