@@ -232,7 +232,8 @@ def extract(carrier: Mapping[str, str] | Mapping[bytes, bytes]) -> SpanContext |
     agent = runtime.get()
     if agent is None:
         return None
-    plain = {(name.decode("latin-1") if isinstance(name, bytes) else str(name)).lower(): carrier[name] for name in carrier}
+    items: Any = carrier.items()
+    plain = {(name.decode("latin-1") if isinstance(name, bytes) else str(name)).lower(): value for name, value in items}
     return agent.tracing.plain.extract(plain)
 
 

@@ -64,9 +64,16 @@ def announcing(announce: Callable[[], object]) -> type[Tracer]:
         __slots__ = ()
 
         def start(self, *arguments: Any, **keywords: Any) -> Span:
+            self._become_plain()
+            return self.start(*arguments, **keywords)
+
+        def start_local_root(self, *arguments: Any, **keywords: Any) -> Span:
+            self._become_plain()
+            return self.start_local_root(*arguments, **keywords)
+
+        def _become_plain(self) -> None:
             self.__class__ = Tracer  # type: ignore[assignment]
             announce()
-            return Tracer.start(self, *arguments, **keywords)
 
     return AnnouncingTracer
 

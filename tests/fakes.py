@@ -105,12 +105,12 @@ class FakeTransport:
 class Server:
     """A TCP server in which each connection is handed to ``talk(connection, number of the connection)``, then closed."""
 
-    def __init__(self, talk: Callable[[Any, int], object], context: Any = None) -> None:
+    def __init__(self, talk: Callable[[Any, int], object], context: Any = None, port: int = 0) -> None:
         self.connections = 0
         self.talk = talk
         self.context = context
         self.failures: list[BaseException] = []
-        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.listener = socket.create_server(("127.0.0.1", port))
         self.port: int = self.listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -176,10 +176,10 @@ def response(status: str = "200 OK", body: bytes = b"", *headers: str) -> bytes:
 class Collector(Server):
     """Answers every request with ``answer`` (bytes, or a list of them to be used up but for the last), and keeps it."""
 
-    def __init__(self, *answers: bytes, context: Any = None) -> None:
+    def __init__(self, *answers: bytes, context: Any = None, port: int = 0) -> None:
         self.answers = list(answers) or [response()]
         self.requests: list[Request] = []
-        super().__init__(self._serve, context)
+        super().__init__(self._serve, context, port)
 
     def _serve(self, connection: Any, number: int) -> None:
         while (request := read_request(connection)) is not None:

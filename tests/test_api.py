@@ -16,7 +16,7 @@ from autoinstr.report import InMemoryReporter
 from autoinstr.trace import SUPPRESSED, current
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
 KEEP_ALL = {"JAEGER_SAMPLER_TYPE": "const", "JAEGER_SAMPLER_PARAM": "1", "AUTOINSTR_EXPORTER": "none"}
 
@@ -138,7 +138,7 @@ def test_decorated_generators(spans: Any) -> None:
             found.append(item)
         return found
 
-    async def other() -> object:
+    async def other() -> Any:
         generator = letters()
         await generator.__anext__()
         with pytest.raises(LookupError):
@@ -154,7 +154,7 @@ def test_decorated_generators(spans: Any) -> None:
 def test_block_in_a_generator_that_is_given_up(spans: Any) -> None:
     """A block that is left in another context, as generators do, raises there."""
 
-    def numbers() -> Iterator[int]:
+    def numbers() -> Generator[int]:
         with autoinstr.span("numbers"):
             yield 1
             yield 2

@@ -160,6 +160,9 @@ def test_first_span_announces_and_then_costs_nothing() -> None:
     assert type(tracer) is Tracer
     tracer.start("b").end()
     assert (announced, tracer.roots_unsampled) == ([1], 2)
+    tracer.__class__ = announcing(lambda: announced.append(2))
+    tracer.start_local_root("c", 2, None, "", False).end()  # As servers do.
+    assert (announced, tracer.roots_unsampled) == ([1, 2], 3)
 
 
 def test_two_first_spans_at_once(serve: Callable[..., MetricsServer], capfd: pytest.CaptureFixture[str]) -> None:

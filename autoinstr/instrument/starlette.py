@@ -46,9 +46,8 @@ def name_by_route(wrapped: Any) -> Callable[..., Any]:
             try:
                 # FastAPI keeps the whole path of a route in an included router here.
                 included = scope["fastapi"].get("effective_route_context") if "fastapi" in scope else None
-                template = getattr(included, "path_format", "") or self.path_format
-                root = scope["app_root_path"] if "app_root_path" in scope else scope.get("root_path", "")
-                set_route(span, root + span.route + template)
+                route = span.route + (getattr(included, "path_format", "") or self.path_format)
+                set_route(span, root_of(scope) + route if scope.get("root_path") else route)
             except Exception:  # noqa: S110 - Host safety: without a route the span is named by its method.
                 pass
         await wrapped(self, scope, receive, send)

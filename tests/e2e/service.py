@@ -8,9 +8,10 @@ import json
 import socket
 import sys
 import urllib.request
+from typing import Any
 
 
-def run_flask():
+def run_flask() -> None:
     """A WSGI application whose calls go out by requests."""
     import requests
     from flask import Flask, request
@@ -19,7 +20,7 @@ def run_flask():
     app = Flask(__name__)
 
     @app.post("/test")
-    def test():
+    def test() -> str:
         for call in request.get_json():
             requests.post(call["url"], json=call["arguments"], timeout=10)
         return "done"
@@ -29,7 +30,7 @@ def run_flask():
     server.serve_forever()
 
 
-def run_fastapi():
+def run_fastapi() -> None:
     """An ASGI application whose calls go out by urllib."""
     import uvicorn
     from fastapi import Body, FastAPI
@@ -37,7 +38,7 @@ def run_fastapi():
     app = FastAPI()
 
     @app.post("/test")
-    def test(calls: list = Body()):  # noqa: B008 - as FastAPI wants it
+    def test(calls: list[dict[str, Any]] = Body()) -> str:  # noqa: B008 - as FastAPI wants it
         for call in calls:
             request = urllib.request.Request(call["url"], json.dumps(call["arguments"]).encode())
             urllib.request.urlopen(request, timeout=10).close()

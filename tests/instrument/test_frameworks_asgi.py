@@ -180,7 +180,7 @@ class TestFastAPI(StarletteContract):
             yield
 
         @app.get("/depends")
-        async def depends(value: Any = fastapi.Depends(resource)) -> str:
+        async def depends(value: Any = fastapi.Depends(resource)) -> str:  # noqa: B008 - as FastAPI wants it
             return "x"
 
         self.get(app, "/depends")

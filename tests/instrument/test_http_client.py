@@ -45,7 +45,7 @@ class TestHttpClient(ClientContract):
         self, method: str, url: str, headers: dict[str, str] | None = None, body: Any = None, timeout: float | None = None
     ) -> Answer:
         authority, target = split(url)
-        keywords = {} if timeout is None else {"timeout": timeout}
+        keywords: Any = {} if timeout is None else {"timeout": timeout}
         connection = http.client.HTTPConnection(authority, **keywords)
         return ask(
             connection, method, target, body=body, headers=headers or {}, encode_chunked="Transfer-Encoding" in (headers or {})
@@ -135,7 +135,7 @@ class TestHttpClient(ClientContract):
         """An address in brackets is recorded as a name with a port in it."""
         with below(watch()):
             connection = http.client.HTTPConnection("[::1]:9")
-            connection.sock = _Nowhere()  # type: ignore[assignment]
+            connection.sock = _Nowhere()
             connection.request("GET", "/a")
             connection.close()
             connection.putrequest("GET", "/b")

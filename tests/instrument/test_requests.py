@@ -174,7 +174,7 @@ class TestRequests(ClientContract):
             response.content  # noqa: B018 - lets go of the connection
             again = response.request.copy()
             again.url = self.url("/authenticated")
-            return response.connection.send(again, **keywords)  # type: ignore[attr-defined, no-any-return]
+            return response.connection.send(again, **keywords)
 
         with below(watch()):
             requests.get(self.url("/status/401"), hooks={"response": ask_again})
@@ -184,16 +184,18 @@ class TestRequests(ClientContract):
         assert second.attributes["http.request.resend_count"] == 1
 
     def test_call_inside_a_hook(self, watch: Callable[..., Watcher]) -> None:
-        """A call of its own that an ``auth`` function makes (for a token) is taken for a retry."""
+        """A call of its own that a hook makes (to tell somebody) is taken for a retry of the one that it watches."""
 
-        def fetch_token(request: requests.PreparedRequest) -> requests.PreparedRequest:
-            requests.get(self.url("/token"))
-            return request
+        def tell(response: requests.Response, **_: Any) -> None:
+            requests.get(self.url("/told"))
 
         with below(watch()):
-            requests.get(self.url("/redirect/1"), auth=fetch_token)
-        counts = [span.attributes.get("http.request.resend_count") for span in self.reporter.spans]
-        assert counts == [None, None, 1]
+            requests.get(self.url("/redirect/1"), hooks={"response": tell})
+        counts = [
+            (str(span.attributes["url.full"]).rpartition("/")[2], span.attributes.get("http.request.resend_count"))
+            for span in self.reporter.spans
+        ]
+        assert counts == [("1", None), ("told", None), ("0", 1), ("told", None)]
 
     def test_own_header_of_a_session(self, watch: Callable[..., Watcher]) -> None:
         """A header that was set on the session for all requests is doubled."""

@@ -31,7 +31,7 @@ class TestUrllib(ClientContract):
         self, method: str, url: str, headers: dict[str, str] | None = None, body: Any = None, timeout: float | None = None
     ) -> Answer:
         request = urllib.request.Request(url, body, headers or {}, method=method)
-        keywords = {} if timeout is None else {"timeout": timeout}
+        keywords: Any = {} if timeout is None else {"timeout": timeout}
         return self.answer(lambda: urllib.request.urlopen(request, **keywords))
 
     @staticmethod
