@@ -95,6 +95,7 @@ class Propagator:
         # Both B3 formats read both forms, so one of them is enough.
         self._reads = tuple({part.probes: part.read for part in parts}.values())
         self._writes = tuple(part.write for part in parts)
+        self._is_usual = tuple(dict.fromkeys(formats)) == ("jaeger", "tracecontext", "baggage")
 
     def extract(self, carrier: Carrier) -> SpanContext | None:
         """What the caller sent, or ``None`` if nothing of use. Never raises.
@@ -144,6 +145,21 @@ class Propagator:
         for write in self._writes:
             write(span, headers)
         return headers
+
+    def inject_lines(self, span: Any) -> bytes:
+        """``inject`` as the lines of an HTTP/1.1 request, joined by CRLF and without one at the end."""
+        if self._is_usual and span.trace_id > MASK_64 and not (span.baggage or span.trace_state):
+            if span.flags < 0:
+                span.settle()
+            # All at once, and by `hex`, which is four times as fast as formatting a large number.
+            trace_id = span.trace_id.to_bytes(16, "big").hex()
+            span_id = span.span_id.to_bytes(8, "big").hex()
+            flags = span.flags
+            return (
+                f"uber-trace-id: {trace_id}:{span_id}:0:{flags & 0xFF:x}\r\n"
+                f"traceparent: 00-{trace_id}-{span_id}-0{flags & SAMPLED}"
+            ).encode()
+        return "\r\n".join([f"{name}: {value}" for name, value in self.inject(span)]).encode("latin-1", "replace")
 
     def _read(self, carrier: Carrier) -> SpanContext | None:
         context = SpanContext(is_remote=True)

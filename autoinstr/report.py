@@ -29,6 +29,9 @@ FIRST_DELAY_S = 0.5
 LONGEST_DELAY_S = 5.0
 #: How often somebody who has to wait without a lock looks again.
 _LOOK_AGAIN_S = 0.0005
+#: How long the end of the process waits for a worker that has sent everything: Python may crash while it ends beside a thread
+#: that runs Python code.
+_LAST_WORDS_S = 0.05
 
 
 class Exporter:
@@ -38,7 +41,18 @@ class Exporter:
     the backlog, with growing delays, for at most ``retry_for_s``; the backlog holds at most ``max_waiting`` spans, the newest.
     """
 
-    __slots__ = ("_backlog", "_delay_s", "encoder", "failed", "name", "retry_at", "sent", "too_large", "transport", "waiting")
+    __slots__ = (
+        "_backlog",
+        "_delay_s",
+        "encoder",
+        "failed",
+        "name",
+        "retry_at",
+        "sent",
+        "too_large",
+        "transport",
+        "waiting",
+    )
 
     def __init__(self, name: str, encoder: Encoder, transport: Transport) -> None:
         self.name = name
@@ -66,7 +80,9 @@ class Exporter:
         while self.waiting > max_waiting and len(self._backlog) > 1:
             self._give_up()
 
-    def send_waiting(self, complain: Callable[[str], object], retry_for_s: float, deadline: float | None = None) -> None:
+    def send_waiting(
+        self, complain: Callable[[str], object], retry_for_s: float, deadline: float | None = None
+    ) -> None:
         """Send what waits until something fails. With a ``deadline`` nothing waits any longer: it is sent or given up."""
         if deadline is None and self.retry_at > monotonic():
             return
@@ -291,11 +307,9 @@ class Reporter:
             self._thread_id = _thread.get_native_id() if hasattr(_thread, "get_native_id") else 0
             self.shield()
             while not self._pausing:
-                # Looked up before waiting: a wake-up may have come, and been spent, while something was sent.
-                if not (self._waiters or self._closing_at):
-                    gate.acquire(True, self._patience_s())
-                    if self._pausing:
-                        break
+                gate.acquire(True, self._patience_s())  # Whoever wakes us opens it after having said what for.
+                if self._pausing:
+                    break
                 closing_at = self._closing_at
                 while self._waiters:
                     unserved.append(self._waiters.popleft())
@@ -422,6 +436,7 @@ class Reporter:
         self._closed = True
         self._attention = 0
         if done:
+            self._await_end(monotonic() + _LAST_WORDS_S)
             for exporter in self.exporters:
                 exporter.transport.close()
         return done
@@ -435,12 +450,15 @@ class Reporter:
             return 0
         self._pausing = True
         self._open_gate()
-        deadline = monotonic() + timeout_s
+        return self._thread_id if self._await_end(monotonic() + timeout_s) else 0
+
+    def _await_end(self, deadline: float) -> bool:
+        """Wait until the worker has ended; False if it has not by then."""
         while self._running:
             if monotonic() >= deadline:
-                return 0
+                return False
             _look_away()
-        return self._thread_id
+        return True
 
     def resume(self) -> None:
         """After a fork, in the parent: work goes on with the next span, flush or end.

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from autoinstr.config import Config
     from autoinstr.instrument import Watcher
-    from autoinstr.metrics import MetricsServer
     from autoinstr.model import Encoder, Resource, Sampler, Transport
+    from autoinstr.prometheus import MetricsServer
     from autoinstr.remote import RemoteSampler
     from autoinstr.report import Exporter
 
@@ -77,7 +77,7 @@ class Runtime:
             start_thread=start_thread,
         )
         if config.metrics_port is not None:
-            from autoinstr.metrics import MetricsServer
+            from autoinstr.prometheus import MetricsServer
 
             self.metrics_server = MetricsServer(config.metrics_port, self.metrics, start_thread)
         self.tracing = Tracing(
@@ -102,7 +102,7 @@ class Runtime:
         )
         self._tracer_kind = Tracer
         if self.metrics_server is not None:
-            from autoinstr.metrics import announcing
+            from autoinstr.prometheus import announcing
 
             self._tracer_kind = announcing(self.metrics_server.start)
         return self._tracer_kind(self.sampler, self.reporter, limits, config.trace_id_bits)
@@ -186,6 +186,7 @@ class Runtime:
         """Send what is queued for the last time and end all threads; False if that took longer than it may."""
         if self.remote is not None:
             self.remote.stop()
+            self.remote.pause(FORK_PATIENCE_S)
         done = self._suppressed(lambda: self.reporter.close(self.config.exit_timeout_s))
         if self.metrics_server is not None:
             self.metrics_server.stop(FORK_PATIENCE_S)
@@ -210,8 +211,11 @@ class Runtime:
     def _at_exit(self) -> None:
         try:
             if not self.close():
-                say(f"left with spans unsent: the backend took longer than {self.config.exit_timeout_s:g} s"
-                    " (AUTOINSTR_EXIT_TIMEOUT)", about="export")
+                say(
+                    f"left with spans unsent: the backend took longer than {self.config.exit_timeout_s:g} s"
+                    " (AUTOINSTR_EXIT_TIMEOUT)",
+                    about="export",
+                )
         except KeyboardInterrupt:  # Somebody is tired of waiting; the program itself has ended already.
             return
         except Exception as error:  # Host safety: an exception here would be printed on the program's stderr.

@@ -215,8 +215,8 @@ class Span(SpanData):
             self.fail(error)
         self.end()
 
-    def _fill(self) -> None:
-        """Set what an unsampled span leaves out; nothing here."""
+    def _start_clock(self) -> None:
+        """Take the time that an unsampled span does without; here it was taken."""
 
     def _count_dropped(self, attributes: int = 0, events: int = 0, links: int = 0) -> None:
         before = self.dropped or (0, 0, 0)
@@ -231,7 +231,7 @@ class Span(SpanData):
         self.settle()
         if wanted:
             if not self.recording:
-                self._fill()
+                self._start_clock()
             self.__class__ = Span
             self.flags |= SAMPLED | DEBUG
             if self.own is None:
@@ -243,42 +243,17 @@ class Span(SpanData):
         return self
 
 
-#: What the slots that an unsampled span leaves unset read as.
-_UNSET: dict[str, object] = {
-    "clock_ns": 0,
-    "dropped": None,
-    "events": None,
-    "facts": (),
-    "links": (),
-    "own": None,
-    "parent_is_remote": False,
-    "route": "",
-    "start_ns": 0,
-    "status": 0,
-    "status_message": "",
-}
-
-
 class UnsampledSpan(Span):
     """A span of a trace that is not kept: it carries ids, baggage and the decision, and records nothing.
 
-    The tracer sets only the slots that are needed for that; the others read as in an empty span.
+    All slots are set, although few are read: a ``__getattr__`` for the others would make every access slow.
     """
 
     __slots__ = ()
     recording = False
 
-    def __getattr__(self, name: str) -> object:
-        """What the tracer did not set."""
-        try:
-            return _UNSET[name]
-        except KeyError:
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}") from None
-
-    def _fill(self) -> None:
-        """Set what a recording span has; its time begins now."""
-        for name, value in _UNSET.items():
-            setattr(self, name, getattr(self, name, value))
+    def _start_clock(self) -> None:
+        """Begin now, if no time was taken."""
         if not self.start_ns:
             self.start_ns = now_ns = time_ns()
             self.clock_ns = now_ns - perf_counter_ns()
@@ -450,10 +425,11 @@ class Tracer:
                     idle.kind = kind
                     idle.scope = scope
                     idle.tracer = self
-                    idle.leaf = idle.is_complete = False
-                    idle.flags = idle.end_ns = idle.parent_id = 0
-                    idle.trace_state = ""
-                    idle.baggage = None
+                    idle.leaf = idle.is_complete = idle.parent_is_remote = False
+                    idle.flags = idle.parent_id = idle.status = idle.start_ns = idle.clock_ns = idle.end_ns = 0
+                    idle.trace_state = idle.route = idle.status_message = ""
+                    idle.baggage = idle.own = idle.events = idle.dropped = None
+                    idle.facts = idle.links = ()
                     return idle
                 flags = SAMPLED
                 self.roots_sampled += 1
@@ -535,9 +511,12 @@ class Tracer:
             span.leaf = parent.leaf
         span.is_complete = False
         span.flags = parent.flags & ~SAMPLED
-        span.end_ns = 0
         span.trace_state = parent.trace_state
         span.baggage = parent.baggage
+        span.status = span.start_ns = span.clock_ns = span.end_ns = 0
+        span.route = span.status_message = ""
+        span.own = span.events = span.dropped = None
+        span.facts = span.links = ()
         return span
 
     @staticmethod

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from autoinstr import trouble
-from autoinstr.metrics import MetricsServer, announcing, prometheus_text
+from autoinstr.prometheus import MetricsServer, announcing, prometheus_text
 from autoinstr.report import InMemoryReporter
 from autoinstr.runtime import start_thread
 from autoinstr.sampling import ConstSampler
@@ -21,7 +21,11 @@ from fakes import DEADLINE_S, until
 
 def test_text_is_what_prometheus_reads() -> None:
     """Prometheus would refuse the page, or dashboards made for Jaeger's clients find nothing."""
-    counts = {'traces{state="started",sampled="y"}': 3, 'traces{state="joined",sampled="n"}': 0, "reporter_queue_length": 7}
+    counts = {
+        'traces{state="started",sampled="y"}': 3,
+        'traces{state="joined",sampled="n"}': 0,
+        "reporter_queue_length": 7,
+    }
     assert prometheus_text(counts) == (
         "# HELP jaeger_tracer_traces_total Traces by where they started and whether they are kept.\n"
         "# TYPE jaeger_tracer_traces_total counter\n"
@@ -74,7 +78,9 @@ def test_page(serve: Callable[..., MetricsServer]) -> None:
     assert get(port, "/other")[0] == 404
 
 
-@pytest.mark.parametrize("request_bytes", [b"", b"nonsense\r\n\r\n", b"POST / HTTP/1.1\r\n\r\n", b"\xff" * 20000, b"GET /"])
+@pytest.mark.parametrize(
+    "request_bytes", [b"", b"nonsense\r\n\r\n", b"POST / HTTP/1.1\r\n\r\n", b"\xff" * 20000, b"GET /"]
+)
 def test_bad_requests_do_not_end_it(serve: Callable[..., MetricsServer], request_bytes: bytes) -> None:
     """A port scan would end the metrics."""
     port = serve().port
@@ -167,7 +173,7 @@ def test_first_span_announces_and_then_costs_nothing() -> None:
 
 def test_two_first_spans_at_once(serve: Callable[..., MetricsServer], capfd: pytest.CaptureFixture[str]) -> None:
     """The second of two first requests would find the port taken, by the first."""
-    server = MetricsServer(free_port(), lambda: {}, start_thread)
+    server = MetricsServer(free_port(), dict, start_thread)
     barrier = threading.Barrier(8)
     threads = [threading.Thread(target=lambda: (barrier.wait(DEADLINE_S), server.start())) for _ in range(8)]
     for thread in threads:

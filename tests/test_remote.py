@@ -410,7 +410,7 @@ def test_program_ends_while_a_poll_hangs(backend):
         "from autoinstr.remote import RemoteSampler\n"
         "from autoinstr.sampling import ConstSampler\n"
         "fetch = lambda url: urllib.request.urlopen(url, timeout=600).read()\n"
-        "RemoteSampler('s', sys.argv[1], initial=ConstSampler(True), fetch=fetch, on_trouble=print, first_wait_s=0.01,"
+        "RemoteSampler('s', sys.argv[1], initial=ConstSampler(True), fetch=fetch, on_trouble=print, first_wait_s=0.5,"
         " counters=SimpleNamespace()).decide(1, 'op')\n"
     )
     done = subprocess.run(

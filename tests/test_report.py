@@ -48,7 +48,12 @@ class Rig:
     def counted(self) -> int:
         exporter, reporter = self.exporter, self.reporter
         return (
-            exporter.sent + exporter.failed + exporter.too_large + exporter.waiting + reporter.dropped + len(reporter.queue)
+            exporter.sent
+            + exporter.failed
+            + exporter.too_large
+            + exporter.waiting
+            + reporter.dropped
+            + len(reporter.queue)
         )
 
 
@@ -150,7 +155,8 @@ def test_concurrent_flushes_are_all_served(rig: Callable[..., Rig]) -> None:
     one.hang_with(1)
     results: list[bool] = []
     flushers = [
-        threading.Thread(target=lambda: (one.report(2), results.append(one.reporter.flush(DEADLINE_S)))) for _ in range(8)
+        threading.Thread(target=lambda: (one.report(2), results.append(one.reporter.flush(DEADLINE_S))))
+        for _ in range(8)
     ]
     for flusher in flushers:
         flusher.start()
@@ -174,7 +180,9 @@ def test_flush_during_a_send_covers_what_came_meanwhile(rig: Callable[..., Rig])
     assert one.transport.ids == [1, 2]
 
 
-def test_failed_payload_is_sent_again_with_growing_delays(rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_payload_is_sent_again_with_growing_delays(
+    rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Spans of a short outage would be lost; a collector that is just coming up would be hammered."""
     monkeypatch.setattr("autoinstr.report.FIRST_DELAY_S", 0.04)
     one = rig()

@@ -157,7 +157,10 @@ def test_wrapped_functions_look_like_the_originals(start: Callable[..., runtime.
 
 
 def test_exporter_that_cannot_be_built_is_left_out(
-    start: Callable[..., runtime.Runtime], sink: SpanSink, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    start: Callable[..., runtime.Runtime],
+    sink: SpanSink,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One wrong setting would cost the spans of all exporters."""
     build = runtime.build_exporter

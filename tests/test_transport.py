@@ -28,7 +28,7 @@ from autoinstr.transport import (
     parse_retry_after,
     shown_url,
 )
-from fakes import DEADLINE_S, Collector, Server, read_request, response, until
+from fakes import DEADLINE_S, Collector, Server, read_request, response
 
 
 @pytest.fixture(autouse=True)
@@ -347,7 +347,13 @@ def test_nobody_listens(http: Callable[..., HTTPTransport]) -> None:
 
 @pytest.mark.parametrize(
     ("url", "headers"),
-    [("ftp://x/y", {}), ("localhost:4318", {}), ("http:///x", {}), ("http://h:99999/", {}), ("http://127.0.0.1:1/", {"A": "b\nc"})],
+    [
+        ("ftp://x/y", {}),
+        ("localhost:4318", {}),
+        ("http:///x", {}),
+        ("http://h:99999/", {}),
+        ("http://127.0.0.1:1/", {"A": "b\nc"}),
+    ],
 )
 def test_setting_that_cannot_work_is_not_tried_again(url: str, headers: dict[str, str]) -> None:
     """A typing mistake would look like trouble on the network."""
@@ -490,7 +496,9 @@ def test_client_certificate(
 
 
 @pytest.mark.parametrize("content", [None, "no certificate"])
-def test_certificate_file_that_cannot_be_used(http: Callable[..., HTTPTransport], tmp_path: Path, content: str | None) -> None:
+def test_certificate_file_that_cannot_be_used(
+    http: Callable[..., HTTPTransport], tmp_path: Path, content: str | None
+) -> None:
     """Python's own message does not name the file."""
     path = tmp_path / "ca.pem"
     if content:

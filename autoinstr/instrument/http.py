@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 
-from autoinstr.model import Kind, Status
+from autoinstr.model import Kind, SpanContext, Status
 from autoinstr.trace import current, type_name
 from autoinstr.trouble import say
 
@@ -220,14 +220,20 @@ def end_server(
 
 
 class Attempts:
-    """One call of the program to an HTTP client, which may take several requests: redirects, retries, authentication."""
+    """One call of the program to an HTTP client, which may take several requests: redirects, retries, authentication.
 
-    __slots__ = ("_made", "owner", "scope")
+    Without a span around it the call is a trace of its own: ``first`` is the span of its first request, started with the
+    call, and ``trace`` what the further ones join.
+    """
 
-    def __init__(self, owner: object, scope: str, made: int = 0) -> None:
+    __slots__ = ("_made", "first", "owner", "scope", "trace")
+
+    def __init__(self, owner: object, scope: str, made: int = 0, first: Span | None = None) -> None:
         self.owner = owner
         self.scope = scope
         self._made = made
+        self.first = first
+        self.trace = None if first is None else SpanContext(first.trace_id, flags=first.flags)
 
     def next(self) -> int:
         """How many requests of this call went out before the one that is about to."""
@@ -240,25 +246,44 @@ class Attempts:
 attempts: ContextVar[Attempts | None] = ContextVar("autoinstr.attempts", default=None)
 
 
-def count_attempts(scope: str, *, look_at_url: bool) -> Callable[[Any], Callable[..., Any]]:
+def one_call(tracing: Tracing, scope: str, *, look_at_url: bool) -> Callable[[Any], Callable[..., Any]]:
     """For a client's outermost method: what it sends, directly or by calling itself again, are attempts of one call.
 
-    Below an unsampled span nobody asks, but for what is excluded by this scope's own patterns (``look_at_url``).
+    Without a span around it the sampling decision is made here, once for all attempts; when it is no, the layers below have
+    nothing to do but to send the headers. Below an unsampled span there is nothing to do here either. Both is different
+    where requests may be left out by their URL (``look_at_url``), which is known further down.
     """
+    require_parent = tracing.config.require_parent
+    get_current, set_current, reset_current = current.get, current.set, current.reset
 
     def make(wrapped: Any) -> Callable[..., Any]:
         def call(self: Any, *arguments: Any, **keywords: Any) -> Any:
-            span = current.get()
-            if span is not None and not (span.recording or look_at_url):
-                return wrapped(self, *arguments, **keywords)
+            span = get_current()
+            first = None
+            if span is not None:
+                if span.leaf or not (span.recording or look_at_url):
+                    return wrapped(self, *arguments, **keywords)
+            elif not (look_at_url or require_parent or attempts.get() is not None):
+                tracer = tracing.tracer
+                if not tracer.sampler.by_name:
+                    span = tracer.start_local_root("HTTP", Kind.CLIENT, None, scope, False)  # noqa: FBT003
+                    if not span.recording:
+                        span.leaf = True
+                        token = set_current(span)
+                        try:
+                            return wrapped(self, *arguments, **keywords)
+                        finally:
+                            reset_current(token)
+                            span.end()
+                    first = span
             known = attempts.get()
             if known is not None and known.owner is self:
                 return wrapped(self, *arguments, **keywords)
-            token = attempts.set(Attempts(self, scope))
+            attempt_token = attempts.set(Attempts(self, scope, 0, first))
             try:
                 return wrapped(self, *arguments, **keywords)
             finally:
-                attempts.reset(token)
+                attempts.reset(attempt_token)
 
         return call
 
@@ -275,16 +300,28 @@ def needs_no_span(parent: Span | None, look_at_url: bool) -> bool:
 
 
 def start_client(
-    tracing: Tracing, parent: Span | None, scope: str, method: str, facts: tuple[Facts, ...], resends: int = 0
+    tracing: Tracing,
+    parent: Span | None,
+    scope: str,
+    method: str,
+    facts: tuple[Facts, ...],
+    call: Attempts | None = None,
+    resends: int = 0,
 ) -> Span | None:
     """A client span below ``parent``; ``None`` where there is nothing to record, or no parent and one is required."""
+    name = method if method in tracing.conventions.known_methods else "HTTP"
     if parent is None:
         if tracing.config.require_parent:
             return None
+        if call is not None and call.first is not None:
+            span, call.first = call.first, None
+            span.name = name
+        else:
+            span = tracing.tracer.start_local_root(name, Kind.CLIENT, None if call is None else call.trace, scope, False)  # noqa: FBT003
     elif not parent.recording:
         return None
-    known = method in tracing.conventions.known_methods
-    span = tracing.tracer.start(method if known else "HTTP", Kind.CLIENT, parent, scope)
+    else:
+        span = tracing.tracer.start(name, Kind.CLIENT, parent, scope)
     span.leaf = True
     if span.recording:
         span.facts = (*span.facts, *facts)

@@ -51,13 +51,13 @@ def patch_headers(patcher: Patcher, tracing: Tracing) -> None:
     end = make_end(tracing)
 
     def make(wrapped: Any) -> Callable[..., Any]:
-        def endheaders(self: Any, *arguments: Any, **keywords: Any) -> Any:
+        def endheaders(self: Any, message_body: Any = None, *, encode_chunked: bool = False) -> Any:
             try:
                 add_headers(self)
             except Exception as trouble:  # Host safety: the request goes out without our headers.
                 fault("trace headers", trouble)
             try:
-                return wrapped(self, *arguments, **keywords)
+                return wrapped(self, message_body, encode_chunked=encode_chunked)
             except BaseException as error:
                 end(self, error=error)
                 raise
@@ -71,7 +71,7 @@ def make_add_headers(tracing: Tracing) -> Callable[[Any], None]:
     """``add_headers(connection)``: adds to the lines that a connection is about to send."""
     may_propagate_to = tracing.conventions.may_propagate_to
     wanted = tracing.config.client_request_headers
-    inject = tracing.plain.inject
+    inject, inject_lines = tracing.plain.inject, tracing.plain.inject_lines
     own_choice = make_own_choice()
 
     def add_headers(connection: Any) -> None:
@@ -89,12 +89,14 @@ def make_add_headers(tracing: Tracing) -> Callable[[Any], None]:
         head = b"\n".join(buffer)
         if own_choice(head):
             return
-        headers = inject(span)
-        if span.baggage or span.trace_state:
-            lower = head.lower()
-            headers = [pair for pair in headers if b"\n" + pair[0].encode() + b":" not in lower]
         # One item for all of them: http.client joins its items by the same line ends.
-        buffer.append("\r\n".join([f"{name}: {value}" for name, value in headers]).encode("latin-1", "replace"))
+        if not (span.baggage or span.trace_state):
+            buffer.append(inject_lines(span))
+            return
+        lower = head.lower()
+        for name, value in inject(span):
+            if b"\n" + name.encode() + b":" not in lower:
+                buffer.append(f"{name}: {value}".encode("latin-1", "replace"))
 
     return add_headers
 
@@ -147,6 +149,7 @@ def patch(patcher: Patcher, tracing: Tracing) -> None:
     excluded = excluder(tracing.config, "http.client", "http_client", "httplib")
     look_at_url = excluded is not None
     conventions = tracing.conventions
+    get_current = current.get
 
     def begin(connection: Any, parent: Span | None, method: str, target: str) -> None:
         tunnel = connection._tunnel_host
@@ -162,25 +165,28 @@ def patch(patcher: Patcher, tracing: Tracing) -> None:
             setattr(connection, SPAN, span)
 
     def make_putrequest(wrapped: Any) -> Callable[..., Any]:
-        def putrequest(self: Any, *arguments: Any, **keywords: Any) -> Any:
-            result = wrapped(self, *arguments, **keywords)
-            parent = current.get()
+        def putrequest(
+            self: Any, method: str, url: str, skip_host: bool = False, skip_accept_encoding: bool = False  # noqa: FBT001, FBT002
+        ) -> None:
+            wrapped(self, method, url, skip_host, skip_accept_encoding)
+            parent = get_current()
+            if parent is not None and parent.leaf:
+                return
             if not needs_no_span(parent, look_at_url):
                 try:
                     end(self)  # One that was given up: its response was never asked for.
-                    begin(self, parent, *_method_and_target(*arguments, **keywords))
+                    begin(self, parent, method, url or "/")
                 except Exception as trouble:  # Host safety: the request goes out untraced.
                     fault("the start of an http.client request", trouble)
-            return result
 
         return putrequest
 
     def make_getresponse(wrapped: Any) -> Callable[..., Any]:
-        def getresponse(self: Any, *arguments: Any, **keywords: Any) -> Any:
+        def getresponse(self: Any) -> Any:
             if getattr(self, SPAN, None) is None:
-                return wrapped(self, *arguments, **keywords)
+                return wrapped(self)
             try:
-                response = wrapped(self, *arguments, **keywords)
+                response = wrapped(self)
             except BaseException as error:
                 end(self, error=error)
                 raise
@@ -233,11 +239,12 @@ def one_request(
     ``begin(parent, self, *arguments, **keywords)`` starts it; ``None`` means that the request goes out as it is.
     """
     finish = make_finish(tracing)
+    get_current, set_current, reset_current = current.get, current.set, current.reset
 
     def make(wrapped: Any) -> Callable[..., Any]:
         def send(self: Any, *arguments: Any, **keywords: Any) -> Any:
-            parent = current.get()
-            if needs_no_span(parent, look_at_url):
+            parent = get_current()
+            if parent is not None and (parent.leaf or not (parent.recording or look_at_url)):  # `needs_no_span`
                 return wrapped(self, *arguments, **keywords)
             try:
                 span = begin(parent, self, *arguments, **keywords)
@@ -246,21 +253,17 @@ def one_request(
                 span = None
             if span is None:
                 return wrapped(self, *arguments, **keywords)
-            token = current.set(span)
+            token = set_current(span)
             try:
                 response = wrapped(self, *arguments, **keywords)
             except BaseException as error:
                 finish(span, None, error)
                 raise
             finally:
-                current.reset(token)
+                reset_current(token)
             finish(span, response, None)
             return response
 
         return send
 
     return make
-
-
-def _method_and_target(method: str, url: str, *_: Any, **__: Any) -> tuple[str, str]:
-    return method, url or "/"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from autoinstr.instrument import Patcher, Tracing
-from autoinstr.instrument.http import attempts, count_attempts, excluder, start_client
+from autoinstr.instrument.http import attempts, excluder, one_call, start_client
 from autoinstr.instrument.http_client import one_request
 from autoinstr.trace import SUPPRESSED
 
@@ -25,8 +25,8 @@ def patch(patcher: Patcher, tracing: Tracing) -> None:
         url, method = req.full_url, req.get_method()
         if excluded is not None and excluded(url):
             return SUPPRESSED
-        return start_client(tracing, parent, "urllib", method, ((describe_target, method, url),), resends)
+        return start_client(tracing, parent, "urllib", method, ((describe_target, method, url),), call, resends)
 
     look_at_url = excluded is not None
     patcher.wrap("AbstractHTTPHandler.do_open", one_request(tracing, begin, look_at_url=look_at_url))
-    patcher.wrap("OpenerDirector.open", count_attempts("urllib", look_at_url=look_at_url))
+    patcher.wrap("OpenerDirector.open", one_call(tracing, "urllib", look_at_url=look_at_url))

@@ -25,13 +25,14 @@ def patch(patcher: Patcher, tracing: Tracing) -> None:
     conventions = tracing.conventions
 
     def begin(parent: Span | None, pool: Any, conn: Any, method: str, url: str, *_: Any, **keywords: Any) -> Span | None:
-        scope, resends = which_attempt(keywords.get("retries"))
+        call, scope, resends = which_attempt(keywords.get("retries"))
         scheme, host, port = pool.scheme, pool.host, pool.port or 0
         if look_at_url:
             leave_out = excluded.get(scope)
             if leave_out is not None and leave_out(full_url(scheme, host, port, url)):
                 return SUPPRESSED
-        return start_client(tracing, parent, scope, method, client_facts(conventions, method, scheme, host, port, url), resends)
+        facts = client_facts(conventions, method, scheme, host, port, url)
+        return start_client(tracing, parent, scope, method, facts, call, resends)
 
     from inspect import signature
 
@@ -41,12 +42,12 @@ def patch(patcher: Patcher, tracing: Tracing) -> None:
     patcher.wrap("HTTPSConnectionPool._prepare_proxy", failed_tunnel(tracing))
 
 
-def which_attempt(retries: Any) -> tuple[str, int]:
-    """The scope of the span, and how many requests of the same call came before: as the client above counts, or urllib3."""
+def which_attempt(retries: Any) -> tuple[Attempts | None, str, int]:
+    """The call, the scope of the span, and how many requests of the same call came before, by the client above or urllib3."""
     call = attempts.get()
     if call is None:
-        return "urllib3", len(getattr(retries, "history", ()))
-    return call.scope, call.next()
+        return None, "urllib3", len(getattr(retries, "history", ()))
+    return call, call.scope, call.next()
 
 
 def remember_history(wrapped: Any) -> Callable[..., Any]:
@@ -74,9 +75,9 @@ def failed_tunnel(tracing: Tracing) -> Callable[[Any], Callable[..., Any]]:
         parent = current.get()
         if needs_no_span(parent, False):
             return
-        scope, resends = which_attempt(None)
+        call, scope, resends = which_attempt(None)
         facts = client_facts(conventions, "CONNECT", pool.scheme, pool.host, pool.port or 0, "")
-        span = start_client(tracing, parent, scope, "CONNECT", facts, resends)
+        span = start_client(tracing, parent, scope, "CONNECT", facts, call, resends)
         if span is not None:
             span.start_ns -= took_ns
             finish(span, None, error)

@@ -85,6 +85,7 @@ def counted_once(sink: SpanSink, *names: str) -> None:
     assert len({span[3] for span in sink.spans}) == len(names)
 
 
+# Short sleeps: Python runs no handler for a signal that comes just before a system call that waits.
 ENDS = {
     "normal": ("with span('a'): print('said')\n", 0),
     "exit": ("with span('a'): pass\nprint('said')\nsys.exit(3)\n", 3),
@@ -93,17 +94,23 @@ ENDS = {
     "os._exit": ("with span('a'): pass\nprint('said', flush=True)\nos._exit(4)\n", 4),
     "exec": ("with span('a'): pass\nos.execl('/bin/sh', 'sh', '-c', 'echo said; exit 5')\n", 5),
     "execvpe": ("with span('a'): pass\nos.execvpe('sh', ['sh', '-c', 'echo said; exit 5'], os.environ)\n", 5),
-    "abort by default handler": ("with span('a'): pass\nprint('said', flush=True)\nos.kill(os.getpid(), 15)\ntime.sleep(60)\n", -15),
+    "abort by default handler": (
+        "with span('a'): pass\nprint('said', flush=True)\nos.kill(os.getpid(), 15)\nwhile True: time.sleep(0.01)\n",
+        -15,
+    ),
     "interrupt": (
-        "with span('a'): pass\nprint('said', flush=True)\nos.kill(os.getpid(), 2)\ntime.sleep(60)\n",
+        "with span('a'): pass\nprint('said', flush=True)\nos.kill(os.getpid(), 2)\nwhile True: time.sleep(0.01)\n",
         -2,
     ),
     "own handler": (
         "import signal\nsignal.signal(15, lambda *_: sys.exit(6))\nwith span('a'): pass\n"
-        "print('said', flush=True)\nos.kill(os.getpid(), 15)\ntime.sleep(60)\n",
+        "print('said', flush=True)\nos.kill(os.getpid(), 15)\nwhile True: time.sleep(0.01)\n",
         6,
     ),
-    "after an export": ("from autoinstr import flush\nwith span('a'): pass\nprint('said' if flush(20) else 'late')\n", 0),
+    "after an export": (
+        "from autoinstr import flush\nwith span('a'): pass\nprint('said' if flush(20) else 'late')\n",
+        0,
+    ),
     "daemon thread": (
         "import threading\ndef work():\n while True:\n  time.sleep(0.001)\n"
         "threading.Thread(target=work, daemon=True).start()\nwith span('a'): pass\nprint('said')\n",
@@ -261,7 +268,11 @@ def dead_port() -> int:
 
 HURRIED = {
     "exit": ("with span('a'): pass\nprint('said')\nsys.exit(3)\n", 3, 1.0),
-    "SIGTERM": ("with span('a'): pass\nprint('said', flush=True)\nos.kill(os.getpid(), 15)\ntime.sleep(60)\n", -15, 1.0),
+    "SIGTERM": (
+        "with span('a'): pass\nprint('said', flush=True)\nos.kill(os.getpid(), 15)\nwhile True: time.sleep(0.01)\n",
+        -15,
+        1.0,
+    ),
     "os._exit": ("with span('a'): pass\nprint('said', flush=True)\nos._exit(4)\n", 4, 0.5),
     "exit handler": ("import atexit\n@atexit.register\ndef late():\n with span('a'): print('said')\n", 0, 1.0),
 }
@@ -290,7 +301,9 @@ def test_interrupt_while_the_last_spans_are_sent(programs: Programs) -> None:
     """Somebody who presses Ctrl-C because the end takes long would get a traceback of ours."""
     there = Server(hang)
     environ = SpanSink.environ.fget(there)  # type: ignore[attr-defined]
-    process = programs.start("with span('a'): pass\nprint('said', flush=True)\n", {**environ, **NEVER, "AUTOINSTR_EXIT_TIMEOUT": "20"})
+    process = programs.start(
+        "with span('a'): pass\nprint('said', flush=True)\n", {**environ, **NEVER, "AUTOINSTR_EXIT_TIMEOUT": "20"}
+    )
     started = time.monotonic()
     until(lambda: there.connections, "the last send")
     process.send_signal(signal.SIGINT)
@@ -304,7 +317,6 @@ def test_second_sigterm_does_not_wait(programs: Programs) -> None:
     """A supervisor that asks twice would have to kill."""
     there = Server(hang)
     environ = SpanSink.environ.fget(there)  # type: ignore[attr-defined]
-    # Short sleeps: Python runs no handler for a signal that comes just before a system call that waits.
     text = "with span('a'): pass\nprint('said', flush=True)\nwhile True: time.sleep(0.01)\n"
     process = programs.start(text, {**environ, **NEVER, "AUTOINSTR_EXIT_TIMEOUT": "20"})
     assert process.stdout is not None
@@ -321,7 +333,10 @@ def test_second_sigterm_does_not_wait(programs: Programs) -> None:
 
 def test_no_backend_is_exactly_one_line(programs: Programs) -> None:
     """Without a backend the log would be flooded, or nobody would know what to do."""
-    environ = {"JAEGER_AGENT_PORT": str(dead_port()), "JAEGER_SAMPLING_ENDPOINT": f"http://localhost:{dead_port()}/sampling"}
+    environ = {
+        "JAEGER_AGENT_PORT": str(dead_port()),
+        "JAEGER_SAMPLING_ENDPOINT": f"http://localhost:{dead_port()}/sampling",
+    }
     text = "for _ in range(5):\n with span('a'): pass\n time.sleep(0.05)\nprint('said')\n"
     done = programs.run(text, {**environ, "JAEGER_REPORTER_FLUSH_INTERVAL": "20ms", "JAEGER_SAMPLER_PARAM": "1"})
     assert (done.status, done.out) == (0, "said\n")
@@ -343,7 +358,17 @@ def backend(tmp_path: Path) -> Iterator[Callable[[str], Any]]:
     names = ("query", "sampling", "collector", "otlp", "zipkin", "agent")
     options = [word for name in names for word in (f"--{name}-port", "0")]
     process = subprocess.Popen(
-        [sys.executable, "-m", "autoinstr", "serve", *options, "--ports-file", str(ports), "--strategies-file", str(strategies)],
+        [
+            sys.executable,
+            "-m",
+            "autoinstr",
+            "serve",
+            *options,
+            "--ports-file",
+            str(ports),
+            "--strategies-file",
+            str(strategies),
+        ],
         stderr=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
     )

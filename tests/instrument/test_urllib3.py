@@ -114,7 +114,7 @@ def test_history_of_older_releases() -> None:
 
     class Pool:
         def urlopen(self, method: str, url: str, body: object = None, headers: object = None, retries: Any = None) -> None:
-            seen.append(which_attempt(None))
+            seen.append(which_attempt(None)[1:])
             if retries:
                 self.urlopen(method, url, body, headers, None)
 
