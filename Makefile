@@ -2,6 +2,7 @@
 #
 #   make demo     a small shop of two services, traced without a change; shows a trace as a tree
 #   make test     all checks and all tests          PYTEST_ARGS='tests/wire -k compact' for some of them
+#   make matrix   the tests on every other Python that this machine has (PATH and pyenv), 3.10 to 3.13
 #   make check    lint, types, import contracts
 #   make docs     the documentation, into build/docs
 #   make clean    removes everything that the other targets made
@@ -14,7 +15,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test check docs clean
+.PHONY: demo test matrix check docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -22,6 +23,14 @@ demo: $(VENV)/.demo
 
 test: check
 	$(BIN)/python -m pytest -n auto $(PYTEST_ARGS)
+
+matrix: $(VENV)/.test
+	@for python in $$(cd tests && ../$(BIN)/python -m interpreters); do \
+		venv=$(VENV)-$$(basename $$python); echo "== $$python"; \
+		{ test -x $$venv/bin/python || $$python -m venv $$venv; } \
+			&& $$venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]' \
+			&& $$venv/bin/python -m pytest -n auto $(PYTEST_ARGS) || exit 1; \
+	done
 
 check: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -32,7 +41,7 @@ docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict --site-dir build/docs
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VENV)-* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp per set of dependencies: a second run installs nothing until pyproject.toml changes.

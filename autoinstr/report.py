@@ -14,11 +14,13 @@ tried, never waited for, so that a signal handler, a greenlet or a forked child 
 from __future__ import annotations
 
 from _thread import allocate_lock
-from collections import deque
 from time import monotonic
 
 TYPE_CHECKING = False
-if TYPE_CHECKING:
+if not TYPE_CHECKING:
+    from _collections import deque  # `collections` brings three more modules with it, at every start.
+else:
+    from collections import deque
     from collections.abc import Callable
     from typing import Any
 

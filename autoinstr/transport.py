@@ -14,6 +14,7 @@ from autoinstr.trouble import say
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import _socket
     import http.client
     import socket
     import ssl
@@ -57,7 +58,7 @@ class UDPTransport:
         self.host = host
         self.port = port
         self.reconnect_s = reconnect_s
-        self._socket: socket.socket | None = None
+        self._socket: _socket.socket | None = None
         self._addresses: list[Address] = []
         self._resolved_at = 0.0
 
@@ -96,11 +97,9 @@ class UDPTransport:
         is_due = self.reconnect_s and now - self._resolved_at >= self.reconnect_s
         if self._socket is not None and not is_due:
             return len(self._addresses)
-        import socket
-
         self._resolved_at = now
         try:
-            found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_DGRAM)
+            found = _look_up(self.host, self.port)
         except OSError:
             if not self._addresses:
                 raise
@@ -111,15 +110,18 @@ class UDPTransport:
             self._addresses = addresses
         return len(self._addresses)
 
-    def _connect(self) -> socket.socket:
-        """A socket to the first address that this host has a way to."""
-        import socket
+    def _connect(self) -> _socket.socket:
+        """A socket to the first address that this host has a way to.
+
+        A plain one, that gevent has not patched: a datagram makes nobody wait, and gevent's need a thread for each address.
+        """
+        import _socket
 
         trouble: OSError | None = None
         for family, kind, proto, address in self._addresses:
             opened = None
             try:
-                opened = socket.socket(family, kind, proto)
+                opened = _socket.socket(family, kind, proto)
                 opened.connect(address)
             except OSError as error:
                 trouble = error
@@ -151,7 +153,20 @@ class UDPTransport:
     abandon = close  # After a fork: closing our copy of a datagram socket does not touch the parent's.
 
 
-def _take_error(connection: socket.socket) -> int:
+def _look_up(host: str, port: int) -> list[Any]:
+    """The addresses of a name, for datagrams."""
+    import socket
+
+    try:
+        return socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+    except RuntimeError:
+        # gevent asks on a thread, and from Python 3.12 on there is none to be had while the process ends.
+        import _socket
+
+        return _socket.getaddrinfo(host, port, type=_socket.SOCK_DGRAM)
+
+
+def _take_error(connection: _socket.socket) -> int:
     """The error number that the kernel holds for a socket, which is thereby cleared."""
     import socket
 

@@ -28,7 +28,7 @@ DEADLINE_S = 60
 #: Python calls in our own code, for one request to a WSGI application, begin to end (``docs/design.md``).
 CALLS_SAMPLED, CALLS_UNSAMPLED = 12, 8
 #: Calls more for a trace that a caller began: all configured formats are looked for, one is parsed.
-CALLS_JOINING = 8
+CALLS_JOINING = 8 + (sys.version_info < (3, 11))  # There `operator.call` is not to be had.
 #: Files of ours that a sampled request runs through; one more when it joins a trace.
 FILES_SAMPLED = 5
 #: Modules of ours that are loaded at start, and what is loaded with them.

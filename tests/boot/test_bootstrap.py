@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from interpreters import interpreters
 
 from .conftest import Environment, Programs
 
@@ -179,12 +180,10 @@ def test_python_without_the_agent(programs: Programs) -> None:
 TOO_OLD = ["2.7", "3.6", "3.7", "3.8", "3.9"]
 
 
-@pytest.mark.parametrize("version", [*TOO_OLD, "3.10", "3.11", "3.12", "3.13", "3.14", "3.15"])
+@pytest.mark.parametrize("version", list(interpreters()))
 def test_other_pythons(programs: Programs, environment: Environment, version: str) -> None:
     """A tool in an old Python, started by a traced program, prints a syntax error at every start."""
-    python = shutil.which(f"python{version}")
-    if not python or programs.run(python, "-c", "pass").status != 0:
-        pytest.skip(f"no python{version} here")
+    python = interpreters()[version]
     programs.file("lib/sitecustomize.py", "print('own')")
     cases = [({}, programs.boot), ({"PYTHONPATH": "lib"}, f"{programs.boot}:lib")]
     if version in TOO_OLD:  # Not even where they find the package.
