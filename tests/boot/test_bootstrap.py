@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from interpreters import interpreters
 
 from .conftest import Environment, Programs
