@@ -421,7 +421,19 @@ class Authority:
                 .not_valid_after(now + datetime.timedelta(days=1))
                 .add_extension(x509.BasicConstraints(ca=signer is None, path_length=None), critical=True)
                 .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+                # Python 3.13 is strict: it wants to be told which key has signed.
+                .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+                .add_extension(
+                    x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False
+                )
             )
+            if signer is None:
+                usage = {"key_cert_sign": True, "crl_sign": True, "digital_signature": True}
+                others = ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement")
+                others += ("encipher_only", "decipher_only")
+                builder = builder.add_extension(
+                    x509.KeyUsage(**usage, **dict.fromkeys(others, False)), critical=True
+                )
             certificate = builder.sign(issuer_key, hashes.SHA256())
             pem = key.private_bytes(
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()

@@ -210,8 +210,9 @@ def end_server(
 ) -> None:
     """End a recording server span: outcome, route, error."""
     if error is not None and not is_disconnect(error):
-        # A framework's handler may have recorded it already, and then let it through to the server.
-        if not span.own or span.own.get("error.type") != type_name(error):
+        # A framework's handler may have recorded it already, and then let it through to the server, perhaps in a group.
+        known = span.own.get("error.type") if span.own else None
+        if known is None or known not in map(type_name, (error, *getattr(error, "exceptions", ()))):
             span.fail(error)
     elif status >= 500:
         span.status = Status.ERROR
