@@ -212,7 +212,7 @@ def end_server(
     if error is not None and not is_disconnect(error):
         # A framework's handler may have recorded it already, and then let it through to the server, perhaps in a group.
         known = span.own.get("error.type") if span.own else None
-        if known is None or known not in map(type_name, (error, *getattr(error, "exceptions", ()))):
+        if known is None or all(known != type_name(each) for each in (error, *getattr(error, "exceptions", ()))):
             span.fail(error)
     elif status >= 500:
         span.status = Status.ERROR
