@@ -262,7 +262,7 @@ class Runtime:
         """
         tracer, reporter, counters = self.tracing.tracer, self.reporter, self.counters
         sampled = tracer.roots_sampled + tracer.joined_sampled + tracer.children
-        unsampled = tracer.roots_unsampled + tracer.joined_unsampled
+        unsampled = tracer.roots_unsampled + tracer.joined_unsampled + tracer.children_unsampled
         exporters = [exporter for exporter in reporter.exporters if exporter.name != "log"]
         propagators = (self.tracing.plain, self.tracing.environ, self.tracing.asgi)
         return {

@@ -228,6 +228,8 @@ class Span(SpanData):
             wanted = int(value) > 0  # type: ignore[arg-type]
         except (TypeError, ValueError):
             return self
+        if not self.trace_id:  # Below our own work, which is never traced.
+            return self
         self.settle()
         if wanted:
             if not self.recording:
@@ -337,6 +339,7 @@ class Tracer:
 
     __slots__ = (
         "children",
+        "children_unsampled",
         "finished_unsampled",
         "getrandbits",
         "id_bits",
@@ -357,7 +360,7 @@ class Tracer:
         # A generator of our own, seeded by the system: the program's `random` is neither read nor moved.
         self.getrandbits = Random(int.from_bytes(urandom(32), "little")).getrandbits
         self.roots_sampled = self.roots_unsampled = self.joined_sampled = self.joined_unsampled = 0
-        self.children = self.finished_unsampled = 0
+        self.children = self.children_unsampled = self.finished_unsampled = 0
 
     def start(
         self,
@@ -378,6 +381,7 @@ class Tracer:
             parent.settle()  # type: ignore[union-attr]
             flags = parent.flags
         if not flags & SAMPLED:
+            self.children_unsampled += 1
             return self._unsampled(parent.trace_id, parent.span_id, name, kind, scope, parent)
         clock_ns: int = parent.clock_ns  # type: ignore[union-attr]
         now_ns = clock_ns + perf_counter_ns()

@@ -241,6 +241,10 @@ class ServerContract:
 
 
 def comparable(server: Server) -> set[str]:
-    """The lines of a server's output, without what differs from run to run: numbers, and the order of several processes."""
+    """The lines of a server's output, without what differs from run to run: numbers, and the order of several processes.
+
+    watchdog, which some reloaders use, complains when other processes write many files beside those that it watches.
+    """
     text = server.output().replace(str(server.port), "PORT")
-    return {re.sub(r"\d[\d.:,]*", "N", line) for line in text.splitlines() if line}
+    lines = [line for line in text.splitlines() if line and not line.startswith("Inotify queue overflowed")]
+    return {re.sub(r"\d[\d.:,]*", "N", line) for line in lines}
