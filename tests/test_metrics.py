@@ -17,6 +17,7 @@ from autoinstr.runtime import start_thread
 from autoinstr.sampling import ConstSampler
 from autoinstr.trace import Tracer
 from fakes import DEADLINE_S, until
+from ports import free_port
 
 
 def test_text_is_what_prometheus_reads() -> None:
@@ -35,11 +36,6 @@ def test_text_is_what_prometheus_reads() -> None:
         "# TYPE jaeger_tracer_reporter_queue_length gauge\n"
         "jaeger_tracer_reporter_queue_length 7\n"
     )
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as unused:
-        return int(unused.getsockname()[1])
 
 
 @pytest.fixture

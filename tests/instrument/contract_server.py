@@ -21,6 +21,7 @@ import pytest
 
 from autoinstr.model import Kind, Status
 from autoinstr.wire.jaeger import decode_message
+from ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -111,7 +112,7 @@ class Server:
             connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE_S)
             try:
                 connection.connect()
-            except ConnectionRefusedError:
+            except ConnectionError:  # Not listening yet, or just about to.
                 connection.close()
                 assert self.process.poll() is None, self.output()
                 assert time.monotonic() < deadline, self.output()
@@ -139,12 +140,6 @@ class Server:
         except ProcessLookupError:
             pass
         self.process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture
