@@ -59,6 +59,19 @@ def rows(record: dict[str, Any], key: str, *, as_share: bool) -> list[str]:
     return lines
 
 
+def start_rows(samples: dict[str, Any]) -> list[str]:
+    """Start-up time and memory, one line each, one column per agent."""
+    lines = []
+    for title, scenario, key in (
+        ("start of `python -c pass`, ms", "pass", "ms"),
+        ("memory of a gunicorn worker with Flask, MiB resident", "memory", "rss"),
+    ):
+        bare = statistics.median(pair[0][key] for pairs in samples[scenario].values() for pair in pairs)
+        cells = [median(samples[scenario], f"{agent}@100", key) for agent in AGENTS]
+        lines.append(f"| {title} | {bare:.1f} | " + " | ".join(cells) + " |")
+    return lines
+
+
 def section() -> str:
     """The text between the marks."""
     overhead, throughput, startup = newest("overhead"), newest("throughput"), newest("startup")
@@ -86,7 +99,8 @@ def section() -> str:
             "",
         ]
     if startup is not None:
-        text += [f"Start-up and memory: [{Path('benchmarks/results').as_posix()}](benchmarks/results).", ""]
+        text += ["Added once, when a process starts:", "", "| | bare |" + "".join(f" {name} |" for name in AGENTS.values())]
+        text += ["|---|---|" + "---|" * len(AGENTS), *start_rows(startup["samples"]), ""]
     rival_versions = ", ".join(
         f"{package} {versions[agent][package]}"
         for agent, package in (
@@ -99,7 +113,7 @@ def section() -> str:
     text += [
         f"{overhead['date'][:10]}, {machine['cpu']}, {machine['cpus']} CPUs, Python {machine['python']}; {rival_versions}. OpenTelemetry makes",
         "three spans for a FastAPI request and Datadog two (nine for Flask, four for WSGI): they do more work for their figure. Elastic's",
-        "FastAPI figure took one line in the program. Spreads, bytes per span and the other two wires: the reports in the same folder.",
+        "FastAPI figure took one line in the program. Spreads, bytes per span and the other two wires: [benchmarks/results](benchmarks/results).",
     ]
     return "\n".join(text)
 
