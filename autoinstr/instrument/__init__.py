@@ -286,6 +286,19 @@ def _has_instruments(folder: str) -> bool:
     return False
 
 
+def wrap_once(app: Any, make_handler: Callable[[], Callable[..., Any]]) -> Any:
+    """``app`` inside ``handle(app, ...)``, marked, so that a server above another one does not wrap it again."""
+    from functools import partial
+
+    if getattr(app, "__autoinstr__", None) is True:
+        return app
+    # A `partial` is called without a frame of its own, and counts as a coroutine function where the handler is one.
+    wrapped: Any = partial(make_handler(), app)
+    wrapped.__wrapped__ = app
+    wrapped.__autoinstr__ = True
+    return wrapped
+
+
 def load(target: str) -> Callable[[Patcher, Tracing], None]:
     """The instrument function that "module:function" names."""
     from importlib import import_module

@@ -7,9 +7,7 @@ scope is passed on as it came, ``receive`` is not touched.
 
 from __future__ import annotations
 
-from functools import partial
-
-from autoinstr.instrument import Tracing
+from autoinstr.instrument import Tracing, wrap_once
 from autoinstr.instrument.http import end_server, excluder, header_attributes, is_disconnect, text
 from autoinstr.model import Kind
 from autoinstr.trace import current
@@ -197,13 +195,8 @@ def _reset(reset: Callable[[Any], None], token: Any) -> None:
 
 def wrap_application(app: ASGIApp, tracing: Tracing, scope: str = "asgi") -> ASGIApp:
     """The application inside server spans; one that is wrapped already is returned as it is."""
-    if getattr(app, "__autoinstr__", None) is True:
-        return app
-    # `partial` is called without a frame of its own, and counts as a coroutine function where the handler is one.
-    traced_application = partial(make_handler(tracing, scope), app)
-    traced_application.__wrapped__ = app  # type: ignore[attr-defined]
-    traced_application.__autoinstr__ = True  # type: ignore[attr-defined]
-    return traced_application
+    traced: ASGIApp = wrap_once(app, lambda: make_handler(tracing, scope))
+    return traced
 
 
 def wrap_method(tracing: Tracing, scope: str) -> Callable[[Any], Callable[..., Any]]:

@@ -6,9 +6,7 @@ being produced gets a thin iterator, so that the span ends, and the context hold
 
 from __future__ import annotations
 
-from functools import partial
-
-from autoinstr.instrument import Tracing
+from autoinstr.instrument import Tracing, wrap_once
 from autoinstr.instrument.http import end_server, excluder, header_attributes, quote_path
 from autoinstr.model import Kind
 from autoinstr.trace import current
@@ -164,13 +162,8 @@ def _code(status: str, _known: dict[str, int] = {}) -> int:  # noqa: B006 - the 
 
 def wrap_application(app: WSGIApp, tracing: Tracing, scope: str = "wsgi") -> WSGIApp:
     """The application inside server spans; one that is wrapped already is returned as it is."""
-    if getattr(app, "__autoinstr__", None) is True:
-        return app
-    # `partial` is called without a frame of its own, and counts as a coroutine function where the handler is one.
-    traced_application = partial(make_handler(tracing, scope), app)
-    traced_application.__wrapped__ = app  # type: ignore[attr-defined]
-    traced_application.__autoinstr__ = True  # type: ignore[attr-defined]
-    return traced_application
+    traced: WSGIApp = wrap_once(app, lambda: make_handler(tracing, scope))
+    return traced
 
 
 def wrap_method(tracing: Tracing, scope: str) -> Callable[[Any], Callable[..., Any]]:
