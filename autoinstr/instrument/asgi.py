@@ -8,7 +8,7 @@ scope is passed on as it came, ``receive`` is not touched.
 from __future__ import annotations
 
 from autoinstr.instrument import Tracing, wrap_once
-from autoinstr.instrument.http import end_server, excluder, header_attributes, is_disconnect, text
+from autoinstr.instrument.http import call_application, end_server, excluder, header_attributes, is_disconnect, text
 from autoinstr.model import Kind
 from autoinstr.trace import current
 from autoinstr.trouble import fault
@@ -31,11 +31,11 @@ NO_HEADERS: dict[bytes, bytes] = {}
 
 
 def make_handler(
-    tracing: Tracing, scope_name: str, call: Callable[[Any, Scope, Receive, Send], Awaitable[None]] | None = None
+    tracing: Tracing, scope_name: str, call: Callable[[Any, Scope, Receive, Send], Awaitable[None]] = call_application
 ) -> Callable[[Any, Scope, Receive, Send], Awaitable[None]]:
     """``handle(app, scope, receive, send)``: runs the application inside a server span.
 
-    ``call`` is a framework's ``__call__``, of which ``handle`` then takes the place; without it the application is called.
+    ``call`` is a framework's ``__call__``, of which ``handle`` then takes the place, or calls the application itself.
     Written flat, for this runs once per request: each call of a function of ours costs as much as five attributes.
     """
     conventions = tracing.conventions
@@ -115,12 +115,12 @@ def make_handler(
             except Exception as trouble:  # Host safety: a request that we do not understand is still answered.
                 fault("the start of an ASGI request", trouble)
         if span is None:
-            await (app(scope, receive, send) if call is None else call(app, scope, receive, send))
+            await call(app, scope, receive, send)
             return
         if not span.recording:
             token = set_current(span)
             try:
-                await (app(scope, receive, send) if call is None else call(app, scope, receive, send))
+                await call(app, scope, receive, send)
             finally:
                 span.end()
                 _reset(reset_current, token)
@@ -157,7 +157,7 @@ def make_handler(
 
         token = set_current(span)
         try:
-            await (app(scope, receive, watch) if call is None else call(app, scope, receive, watch))
+            await call(app, scope, receive, watch)
         except BaseException as error:
             finish(span, status, error, end_ns)
             raise

@@ -14,7 +14,7 @@ from contextvars import ContextVar
 
 from autoinstr.model import Kind, SpanContext, Status
 from autoinstr.trace import current, type_name
-from autoinstr.trouble import say
+from autoinstr.trouble import fault, say
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -205,6 +205,19 @@ def _in_dialect(semconv: str) -> Callable[..., Describe]:
     return {"stable": same, "old": old, "dup": dup}[semconv]
 
 
+try:
+    from operator import call  # type: ignore[attr-defined]
+except ImportError:  # Python 3.10
+
+    def call(app: Any, *arguments: Any) -> Any:
+        """Call it."""
+        return app(*arguments)
+
+
+#: How a server's handler runs an application, WSGI or ASGI; a framework's runs the framework's own ``__call__``.
+call_application: Callable[..., Any] = call
+
+
 def end_server(
     span: Span, status: int, error: BaseException | None, describe: Describe, end_ns: int = 0
 ) -> None:
@@ -254,37 +267,45 @@ def one_call(tracing: Tracing, scope: str, *, look_at_url: bool) -> Callable[[An
     nothing to do but to send the headers. Below an unsampled span there is nothing to do here either. Both is different
     where requests may be left out by their URL (``look_at_url``), which is known further down.
     """
-    require_parent = tracing.config.require_parent
+    decides_here = not (look_at_url or tracing.config.require_parent)
     get_current, set_current, reset_current = current.get, current.set, current.reset
+
+    def begin() -> Span | None:
+        """The root of a call without a span around it; ``None`` where the decision is not made here."""
+        tracer = tracing.tracer
+        if tracer.sampler.by_name:
+            return None
+        try:
+            return tracer.start_local_root("HTTP", Kind.CLIENT, None, scope, False)  # noqa: FBT003
+        except Exception as trouble:  # Host safety: the request goes out untraced.
+            fault("the start of an HTTP call", trouble)
+            return None
 
     def make(wrapped: Any) -> Callable[..., Any]:
         def call(self: Any, *arguments: Any, **keywords: Any) -> Any:
-            span = get_current()
-            first = None
-            if span is not None:
-                if span.leaf or not (span.recording or look_at_url):
-                    return wrapped(self, *arguments, **keywords)
-            elif not (look_at_url or require_parent or attempts.get() is not None):
-                tracer = tracing.tracer
-                if not tracer.sampler.by_name:
-                    span = tracer.start_local_root("HTTP", Kind.CLIENT, None, scope, False)  # noqa: FBT003
-                    if not span.recording:
-                        span.leaf = True
-                        token = set_current(span)
-                        try:
-                            return wrapped(self, *arguments, **keywords)
-                        finally:
-                            reset_current(token)
-                            span.end()
-                    first = span
+            parent = get_current()
+            if parent is not None and (parent.leaf or not (parent.recording or look_at_url)):  # `needs_no_span`
+                return wrapped(self, *arguments, **keywords)
             known = attempts.get()
             if known is not None and known.owner is self:
                 return wrapped(self, *arguments, **keywords)
-            attempt_token = attempts.set(Attempts(self, scope, 0, first))
+            first = begin() if parent is None and known is None and decides_here else None
+            if first is not None and not first.recording:
+                first.leaf = True
+                token = set_current(first)
+                try:
+                    return wrapped(self, *arguments, **keywords)
+                finally:
+                    reset_current(token)
+                    first.end()
+            one = Attempts(self, scope, 0, first)
+            attempt_token = attempts.set(one)
             try:
                 return wrapped(self, *arguments, **keywords)
             finally:
                 attempts.reset(attempt_token)
+                if one.first is not None:  # Nothing was sent (a file, a mock): this trace has never been.
+                    one.first.tracer.roots_sampled -= 1
 
         return call
 

@@ -7,7 +7,7 @@ being produced gets a thin iterator, so that the span ends, and the context hold
 from __future__ import annotations
 
 from autoinstr.instrument import Tracing, wrap_once
-from autoinstr.instrument.http import end_server, excluder, header_attributes, quote_path
+from autoinstr.instrument.http import call_application, end_server, excluder, header_attributes, quote_path
 from autoinstr.model import Kind
 from autoinstr.trace import current
 from autoinstr.trouble import fault
@@ -24,14 +24,6 @@ if TYPE_CHECKING:
     WSGIApp: TypeAlias = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 SERVER = Kind.SERVER
-
-try:
-    from operator import call as call_application  # type: ignore[attr-defined]
-except ImportError:  # Python 3.10
-
-    def call_application(app: WSGIApp, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        """Call it."""
-        return app(environ, start_response)
 
 
 def make_handler(

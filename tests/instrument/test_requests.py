@@ -233,3 +233,39 @@ class TestRequests(ClientContract):
         watch()
         requests.post(self.url(), data=body())
         assert self.origin.received[0].body == b"ab"
+
+
+class NoNetwork(requests.adapters.BaseAdapter):
+    """What a mock or a ``file:`` adapter is: it answers without sending anything."""
+
+    def send(self, request: Any, *arguments: Any, **keywords: Any) -> requests.Response:
+        response = requests.Response()
+        response.status_code, response.request, response.url = 200, request, request.url
+        return response
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def test_call_that_sends_nothing_is_no_trace(watch: Any) -> None:
+    """With mocks or local files the counts of started and finished spans drift apart, and spans seem to be lost."""
+    tracer = watch().tracing.tracer
+    with requests.Session() as session:
+        session.mount("mock:", NoNetwork())
+        assert session.get("mock://anything").status_code == 200
+    assert tracer.roots_sampled == 0
+
+
+def test_sampler_that_fails_does_not_fail_the_call(watch: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    """A fault of ours would come out of the program's ``requests.get``."""
+
+    class Broken:
+        by_name = ignores_parent = False
+
+        decide = mock.Mock(side_effect=RuntimeError("on purpose"))
+
+    watch().tracing.tracer.sampler = Broken()
+    with requests.Session() as session:
+        session.mount("mock:", NoNetwork())
+        assert session.get("mock://anything").status_code == 200
+    assert capfd.readouterr().err.count("\n") <= 1
