@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 #: Where an open span is kept on a connection: a request and its response are two calls here. Set and read as an attribute:
 #: touching an object's ``__dict__`` makes CPython build one, and all later accesses to that object slower.
 SPAN = "_autoinstr_span"
-#: A program that sends one of these has decided for itself what the callee is told.
-IDENTIFYING = (b"\ntraceparent:", b"\nuber-trace-id:", b"\nb3:", b"\nx-b3-traceid:")
-#: Requests whose headers are signed, where one more would break the signature (AWS Signature Version 4).
-SIGNED = (b"\nauthorization: aws4-", b"x-amz-signature=")
+#: A program that sends one of the first has decided for itself what the callee is told. The last stands for a request whose
+#: headers are signed, where one more would break the signature (AWS Signature Version 4), as does this part of a target.
+MARKS = (b"\ntraceparent:", b"\nuber-trace-id:", b"\nb3:", b"\nx-b3-traceid:", b"\nauthorization: aws4-")
+SIGNED_TARGET = b"x-amz-signature="
 VERSIONS = {9: "0.9", 10: "1.0", 11: "1.1", 20: "2"}
 #: How many different sets of request headers are remembered as holding none of these.
 MAX_REMEMBERED = 1024
@@ -86,42 +86,40 @@ def make_add_headers(tracing: Tracing) -> Callable[[Any], None]:
             span.set_attributes(header_attributes(wanted, "http.request.header", lambda name: _values(lines, name)))
         if may_propagate_to is not None and not may_propagate_to(_target_host(connection)):
             return
-        head = b"\n".join(buffer)
-        if own_choice(head):
+        if own_choice(buffer):
             return
         # One item for all of them: http.client joins its items by the same line ends.
         if not (span.baggage or span.trace_state):
             buffer.append(inject_lines(span))
             return
-        lower = head.lower()
+        head = b"\n".join(buffer).lower()
         for name, value in inject(span):
-            if b"\n" + name.encode() + b":" not in lower:
+            if b"\n" + name.encode() + b":" not in head:
                 buffer.append(f"{name}: {value}".encode("latin-1", "replace"))
 
     return add_headers
 
 
-def make_own_choice() -> Callable[[bytes], bool]:
-    """``own_choice(head)``: whether the program has put trace headers in itself, or has signed what it sends.
+def make_own_choice() -> Callable[[list[bytes]], bool]:
+    """``own_choice(lines)``: whether the program has put trace headers in itself, or has signed what it sends.
 
     Looking for all the marks takes longer than anything else here, and most programs send the same headers over and over, so
-    heads without a mark are remembered: by their hash, since they hold passwords.
+    headers without a mark are remembered: by their hash, since they hold passwords; without the target, which differs.
     """
     without_marks: set[int] = set()
-    marks = IDENTIFYING + SIGNED
 
-    def own_choice(head: bytes) -> bool:
-        known = hash(head)
-        if known in without_marks:
-            return False
-        lower = head.lower()
-        for mark in marks:
-            if mark in lower:
-                return True
-        if len(without_marks) >= MAX_REMEMBERED:
-            without_marks.clear()
-        without_marks.add(known)
-        return False
+    def own_choice(lines: list[bytes]) -> bool:
+        headers = b"\n".join(lines[1:])
+        known = hash(headers)
+        if known not in without_marks:
+            lower = b"\n" + headers.lower()
+            for mark in MARKS:
+                if mark in lower:
+                    return True
+            if len(without_marks) >= MAX_REMEMBERED:
+                without_marks.clear()
+            without_marks.add(known)
+        return SIGNED_TARGET in lines[0].lower()
 
     return own_choice
 

@@ -154,14 +154,24 @@ class _Nowhere:
         """Nothing is open."""
 
 
-def test_remembered_heads_are_bounded() -> None:
-    """Programs whose headers are always new fill the memory; a head with a trace header is forgotten to have one."""
+def test_remembered_headers_are_bounded() -> None:
+    """Programs whose headers are always new fill the memory; headers with a trace header are forgotten to have one."""
     own_choice = make_own_choice()
     (remembered,) = [cell.cell_contents for cell in own_choice.__closure__ or () if isinstance(cell.cell_contents, set)]
     for number in range(3 * MAX_REMEMBERED):
-        assert not own_choice(b"GET / HTTP/1.1\nX-Request: %d" % number)
+        assert not own_choice([b"GET / HTTP/1.1", b"X-Request: %d" % number])
         assert len(remembered) <= MAX_REMEMBERED
     for _ in range(2):
-        assert own_choice(b"GET / HTTP/1.1\nTraceParent: x")
-        assert own_choice(b"GET /?X-Amz-Signature=1 HTTP/1.1")
-        assert not own_choice(b"GET / HTTP/1.1\nX-Traceparent: x")
+        assert own_choice([b"GET / HTTP/1.1", b"TraceParent: x"])
+        assert own_choice([b"GET / HTTP/1.1", b"A: b", b"Authorization: AWS4-HMAC-SHA256 x"])
+        assert own_choice([b"GET /?X-Amz-Signature=1 HTTP/1.1", b"A: b"])
+        assert not own_choice([b"GET / HTTP/1.1", b"X-Traceparent: x"])
+
+
+def test_remembered_headers_are_without_the_target() -> None:
+    """A program that asks for ever new targets is looked through anew at each request."""
+    own_choice = make_own_choice()
+    (remembered,) = [cell.cell_contents for cell in own_choice.__closure__ or () if isinstance(cell.cell_contents, set)]
+    for number in range(9):
+        assert not own_choice([b"GET /%d HTTP/1.1" % number, b"Host: a"])
+    assert len(remembered) == 1
