@@ -204,6 +204,10 @@ def check_variables(effective: Config) -> Iterator[Finding]:
         yield Finding("configuration", TROUBLE, f"tracing is switched off by {variable}={raw}", f"unset {variable}")
     elif not effective.warnings:
         yield Finding("configuration", OK, f"{len(effective.sources)} settings are not at their defaults")
+    if effective.log_level in {"none", "error"}:
+        variable, raw = effective.sources["log_level"]
+        text = f"{variable}={raw}: a traced program does not say on stderr that its spans are lost"
+        yield Finding("configuration", NOTE, text, f"unset {variable} while you look for a fault")
 
 
 def check_start(environ: Mapping[str, str], effective: Config) -> Iterator[Finding]:

@@ -72,6 +72,11 @@ if TYPE_CHECKING:
 SAMPLED = 0x01
 DEBUG = 0x02
 FIREHOSE = 0x08
+#: The lower 56 bits of the trace id are known to be random: bit 1 in W3C Trace Context level 2. Here it is a bit above the
+#: byte that travels in Jaeger's formats, where bit 1 is ``DEBUG``.
+RANDOM = 0x100
+#: The flags of a kept trace that begins here. One object: looking it up in a dictionary need not compare numbers.
+STARTED = SAMPLED | RANDOM
 
 MASK_64 = 0xFFFF_FFFF_FFFF_FFFF
 

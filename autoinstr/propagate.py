@@ -18,7 +18,7 @@ from __future__ import annotations
 from struct import Struct
 from struct import error as StructError
 
-from autoinstr.model import DEBUG, MASK_64, SAMPLED, SpanContext
+from autoinstr.model import DEBUG, MASK_64, RANDOM, SAMPLED, STARTED, SpanContext
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,8 +54,18 @@ _BLANK = " \t"
 
 # The % operator: an f-string takes half as long again for large numbers.
 _TRACEPARENT = "00-%032x-%016x-%02x"
+#: Bits of W3C's trace flags, and what they are called here; nothing else is read or sent.
+_W3C_SAMPLED, _W3C_RANDOM = 0x01, 0x02
+_FROM_W3C = {0: 0, _W3C_SAMPLED: SAMPLED, _W3C_RANDOM: RANDOM, _W3C_SAMPLED | _W3C_RANDOM: STARTED}
+#: The last digit of trace flags with the random bit, as text and in bytes.
+_RANDOM_DIGITS = frozenset("2367abef") | frozenset(b"2367abef")
 #: What stands between the ids in the lines that nearly every request gets.
-_USUAL_FLAGS = {0: (":0:0\r\ntraceparent: 00-", "-00"), SAMPLED: (":0:1\r\ntraceparent: 00-", "-01")}
+_USUAL_FLAGS = {
+    0: (":0:0\r\ntraceparent: 00-", "-00"),
+    SAMPLED: (":0:1\r\ntraceparent: 00-", "-01"),
+    RANDOM: (":0:0\r\ntraceparent: 00-", "-02"),
+    STARTED: (":0:1\r\ntraceparent: 00-", "-03"),
+}
 _UBER_64 = "%016x:%016x:%x:%x"
 _UBER_128 = "%032x:%016x:%x:%x"
 
@@ -236,8 +246,8 @@ class _Jaeger:
 class _TraceContext:
     """``traceparent``, ``tracestate``.
 
-    Of the flags only bit 0 is read and written, as level 1 of the specification has it. Bit 1 means "random trace id" there
-    and "debug" in Jaeger, and must not cross over; a level 1 participant sends it as 0.
+    Of the flags bit 0 and bit 1 are read and written, as level 2 of the specification has it; others are sent as 0. Bit 1
+    means "random trace id" there and "debug" in Jaeger, and must not cross over (``RANDOM`` is a bit of its own).
     """
 
     fields = ("traceparent", "tracestate")
@@ -253,13 +263,18 @@ class _TraceContext:
         if ids is None:
             return 0
         state = carrier.get(self._state)
-        if context.trace_id and state is None:
-            return 0
         try:
+            if context.trace_id and state is None:
+                # The same trace came in a format that was preferred, and that cannot say whether its id is random.
+                if len(ids) > 54 and ids[54] in _RANDOM_DIGITS and int(ids[3:35], 16) == context.trace_id:
+                    context.flags |= RANDOM
+                return 0
             trace_id, span_id, flags = _parse_traceparent(_text(ids))
             if not context.trace_id:
                 context.trace_id, context.span_id, context.flags = trace_id, span_id, flags
-            # Other vendors' state survives when the same trace came in a format that was preferred.
+            elif context.trace_id == trace_id:
+                context.flags |= flags & RANDOM
+            # Other vendors' state survives, too.
             if state is not None and context.trace_id == trace_id:
                 context.trace_state = _checked_state(_text(state))
         except (ValueError, TypeError):
@@ -270,7 +285,8 @@ class _TraceContext:
         """Append what goes out."""
         if not (span.trace_id and span.span_id):
             return
-        headers.append(("traceparent", _TRACEPARENT % (span.trace_id, span.span_id, span.flags & SAMPLED)))
+        flags = span.flags & SAMPLED | (_W3C_RANDOM if span.flags & RANDOM else 0)
+        headers.append(("traceparent", _TRACEPARENT % (span.trace_id, span.span_id, flags)))
         state = span.trace_state
         # A program may have made the context itself.
         if state and state.isascii() and state.isprintable():
@@ -473,7 +489,7 @@ def _parse_uber_trace_id(value: str) -> tuple[int, int, int]:
 
 
 def _parse_traceparent(value: str) -> tuple[int, int, int]:
-    """Trace id, span id and the sampled flag (W3C Trace Context, section 3.2)."""
+    """Trace id, span id and those flags that we know (W3C Trace Context level 2, section 3.2)."""
     if len(value) != 55 or value[:3] != "00-":
         value = _as_version_0(value)
     if value.encode().translate(None, _LOWER_HEX) != b"---" or value[2] != "-" or value[35] != "-" or value[52] != "-":
@@ -481,7 +497,7 @@ def _parse_traceparent(value: str) -> tuple[int, int, int]:
     trace_id, span_id = int(value[3:35], 16), int(value[36:52], 16)
     if not (trace_id and span_id):
         raise ValueError("an id in traceparent is 0")
-    return trace_id, span_id, int(value[53:], 16) & SAMPLED
+    return trace_id, span_id, _FROM_W3C[int(value[53:], 16) & 0x03]
 
 
 def _as_version_0(value: str) -> str:

@@ -186,6 +186,7 @@ class Reporter:
         "dropped",
         "exporters",
         "interval_s",
+        "is_awaited",
         "make_exporters",
         "max_batch",
         "max_queue",
@@ -234,6 +235,8 @@ class Reporter:
         self._closed = False
         #: When the process wants to be gone, on the monotonic clock; 0 while it lives.
         self._closing_at = 0.0
+        #: Whether somebody waits for the export that is under way: a flush, the end of the process.
+        self.is_awaited = False
         self._thread_id = 0
         self._gate: Any = None
         self._waiters: deque[Waiter] = deque()
@@ -263,6 +266,11 @@ class Reporter:
             if not self._start_worker():  # Threads may be had again later.
                 self._attention = min(length + self._wake_at, self.max_queue)
         return True
+
+    def peek(self, count: int) -> list[SpanData]:
+        """The first spans of the queue, which stay there. For the worker, which alone takes spans out."""
+        queue = self.queue
+        return [queue[place] for place in range(min(count, len(queue)))]
 
     @property
     def is_idle(self) -> bool:
@@ -316,6 +324,7 @@ class Reporter:
                 while self._waiters:
                     unserved.append(self._waiters.popleft())
                 self._attention = self.max_queue
+                self.is_awaited = bool(unserved)
                 is_done = self._export_queue(closing_at or None)
                 self._attention = self._wake_at
                 if is_done and (closing_at or not self._has_backlog()):
@@ -397,6 +406,7 @@ class Reporter:
             if monotonic() >= deadline:
                 return False
             _look_away()
+        self.is_awaited = True
         self._export_queue(deadline)
         return self.is_idle
 

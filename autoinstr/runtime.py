@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import sys
 
-from autoinstr.trouble import fault, say
+from autoinstr.trouble import ERROR, fault, say, set_level
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     from autoinstr.config import Config
     from autoinstr.instrument import Watcher
-    from autoinstr.model import Encoder, Resource, Sampler, Transport
+    from autoinstr.model import Encoder, Resource, Sampler, SpanData, Transport
     from autoinstr.prometheus import MetricsServer
     from autoinstr.remote import RemoteSampler
     from autoinstr.report import Exporter
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 FORK_PATIENCE_S = 0.05
 #: How long ``os._exit`` and ``os.exec*`` wait for spans that have not been sent.
 ABRUPT_EXIT_TIMEOUT_S = 0.5
+#: Of so many spans the first export tells what it costs to encode one (``cost.MOST_SPANS``, which is not loaded at start).
+FIRST_SPANS = 40
 _SIGTERM = 15
 _SIGTERM_HANDLER = "autoinstr.on_sigterm"
 _MARK = "_autoinstr_running"
@@ -67,7 +69,7 @@ class Runtime:
         self._is_stopped = False
         self.sampler = self._build_sampler()
         self.reporter = Reporter(
-            lambda: build_exporters(config),
+            lambda: build_exporters(config, self.reporter.peek(FIRST_SPANS), in_haste=self.reporter.is_awaited),
             max_queue=config.max_queue_size,
             max_batch=config.max_batch_size,
             interval_s=config.flush_interval_s,
@@ -302,6 +304,7 @@ def start(environ: Mapping[str, str], *, instrument: bool = True) -> None:
         from autoinstr.config import PROGRAM_VARIABLE, from_env
 
         config = from_env(environ, getattr(sys, "orig_argv", ()))
+        set_level(config.log_level)
         for warning in config.warnings:
             say(warning)
         if not config.enabled:
@@ -315,7 +318,7 @@ def start(environ: Mapping[str, str], *, instrument: bool = True) -> None:
         setattr(sys, _MARK, agent)
         running = agent
     except Exception as error:  # Host safety: the program runs, without traces.
-        say(f"could not start: {type(error).__name__}: {error}; the program runs, untraced")
+        say(f"could not start: {type(error).__name__}: {error}; the program runs, untraced", "", ERROR, error)
 
 
 def get() -> Runtime | None:
@@ -480,11 +483,38 @@ def build_resource(config: Config) -> Resource:
     return Resource(config.service_name, attributes)
 
 
-def build_exporters(config: Config) -> list[Exporter]:
-    """The ways out that are configured; one that cannot be built is said and left out."""
+def add_span_cost(resource: Resource, config: Config, spans: Sequence[SpanData], *, in_haste: bool = False) -> None:
+    """Say, for the receiver, how many microseconds a span costs here (``autoinstr.span_cost_us``); measured on ``spans``."""
+    from autoinstr.cost import span_cost_us
+    from autoinstr.report import NullReporter
+    from autoinstr.sampling import ConstSampler
+    from autoinstr.trace import Tracer
+
+    encoders = []
+    for name in config.exporters:
+        try:
+            if name != "none":
+                # One for the measuring alone: an encoder numbers its batches, and writes its resource when it is made.
+                encoders.append(build_exporter(name, config, resource)[0])
+        except Exception:  # noqa: S112 - Host safety: it is said when the exporter itself is built.
+            continue
+    if encoders and spans:
+        cost_us = span_cost_us(Tracer(ConstSampler(True), NullReporter()), encoders, spans, in_haste=in_haste)
+        resource.attributes.setdefault("autoinstr.span_cost_us", cost_us)
+
+
+def build_exporters(config: Config, spans: Sequence[SpanData] = (), *, in_haste: bool = False) -> list[Exporter]:
+    """The ways out that are configured; one that cannot be built is said and left out.
+
+    ``spans`` wait to be sent; ``in_haste``: and somebody for them.
+    """
     from autoinstr.report import Exporter
 
     resource = build_resource(config)
+    try:
+        add_span_cost(resource, config, spans, in_haste=in_haste)
+    except Exception as error:  # Host safety: the figure may be missing, the spans not.
+        fault("measuring the cost of a span", error)
     exporters = []
     for name in config.exporters:
         if name == "none":
@@ -492,7 +522,7 @@ def build_exporters(config: Config) -> list[Exporter]:
         try:
             encoder, transport = build_exporter(name, config, resource)
         except Exception as error:  # Host safety: a bad certificate path costs the spans, not the worker.
-            say(f"exporter {name} cannot be used: {type(error).__name__}: {error}")
+            say(f"exporter {name} cannot be used: {type(error).__name__}: {error}", "", ERROR, error)
             continue
         exporters.append(Exporter(name, encoder, transport))
     if config.log_spans:

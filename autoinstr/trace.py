@@ -16,7 +16,19 @@ from contextvars import ContextVar
 from os import urandom
 from time import perf_counter_ns, time_ns
 
-from autoinstr.model import DEBUG, MASK_64, SAMPLED, Event, Kind, Link, SpanContext, SpanData, Status
+from autoinstr.model import (
+    DEBUG,
+    MASK_64,
+    RANDOM,
+    SAMPLED,
+    STARTED,
+    Event,
+    Kind,
+    Link,
+    SpanContext,
+    SpanData,
+    Status,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,7 +37,8 @@ if TYPE_CHECKING:
 
     from autoinstr.model import Attributes, AttributeValue, Sampler, Sink
 
-#: Flags of a span whose sampling decision waits for its name (a server span before its route is known).
+#: Flags of a span whose sampling decision waits for its name (a server span before its route is known); of the bits only
+#: ``RANDOM`` means something.
 UNDECIDED = -1
 #: A parent that ended longer ago than this is followed from, not joined: a worker task that was started inside a request
 #: copies that request's context and would otherwise stick to its trace for ever.
@@ -309,13 +322,13 @@ class UndecidedSpan(Span):
     def settle(self) -> None:
         """Ask the sampler, by the name known now, and become a recording or an unsampled span."""
         facts = self.tracer.sampler.decide(self.trace_id, self.name)
+        self.flags &= RANDOM
         if facts is None:
             self.__class__ = UnsampledSpan  # type: ignore[assignment]
-            self.flags = 0
             self.tracer.roots_unsampled += 1
         else:
             self.__class__ = Span  # type: ignore[assignment]
-            self.flags = SAMPLED
+            self.flags |= SAMPLED
             self.facts = (*self.facts, facts)
             self.tracer.roots_sampled += 1
 
@@ -412,6 +425,7 @@ class Tracer:
     def start_local_root(self, name: str, kind: int, parent: SpanContext | None, scope: str, late: bool) -> Span:  # noqa: FBT001
         """``start`` for the first span of a trace in this process: below a context from outside, or a new trace."""
         facts: tuple[object, ...] | None = None
+        span: Span
         if parent is None:
             trace_id = self.getrandbits(self.id_bits) or 1
             sampler = self.sampler
@@ -430,18 +444,21 @@ class Tracer:
                     idle.scope = scope
                     idle.tracer = self
                     idle.leaf = idle.is_complete = idle.parent_is_remote = False
-                    idle.flags = idle.parent_id = idle.status = idle.start_ns = idle.clock_ns = idle.end_ns = 0
+                    idle.flags = RANDOM
+                    idle.parent_id = idle.status = idle.start_ns = idle.clock_ns = idle.end_ns = 0
                     idle.trace_state = idle.route = idle.status_message = ""
                     idle.baggage = idle.own = idle.events = idle.dropped = None
                     idle.facts = idle.links = ()
                     return idle
-                flags = SAMPLED
+                flags = STARTED
                 self.roots_sampled += 1
         else:
             trace_id, flags, facts = self._join(parent, name, late)
             if not flags & SAMPLED:
-                return self._unsampled(trace_id, self.getrandbits(64) or 1, name, kind, scope, parent)
-        span: Span = _new(UndecidedSpan if flags < 0 else Span)
+                span = self._unsampled(trace_id, self.getrandbits(64) or 1, name, kind, scope, parent)
+                span.flags |= flags & RANDOM
+                return span
+        span = _new(UndecidedSpan if flags < 0 else Span)
         if parent is None:
             span.parent_id = 0
             span.parent_is_remote = False
@@ -479,12 +496,13 @@ class Tracer:
             else:
                 self.joined_unsampled += 1
             return trace_id, parent.flags, None
+        random = parent.flags & RANDOM if trace_id else RANDOM
         trace_id = trace_id or self.getrandbits(self.id_bits) or 1
         facts: tuple[object, ...] | None = None
         if parent.debug_id or parent.decision is not None:
             facts, flags = self._forced(parent)
         elif late and sampler.by_name:
-            return trace_id, UNDECIDED, None
+            return trace_id, UNDECIDED & ~RANDOM | random, None
         else:
             facts = sampler.decide(trace_id, name)
             flags = SAMPLED if facts is not None else 0
@@ -492,7 +510,7 @@ class Tracer:
             self.roots_sampled += 1
         else:
             self.roots_unsampled += 1
-        return trace_id, flags, facts
+        return trace_id, flags | random, facts
 
     def _unsampled(
         self, trace_id: int, span_id: int, name: str, kind: int, scope: str, parent: Span | SpanContext

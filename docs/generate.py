@@ -1,10 +1,12 @@
-"""Writes the reference pages that are derived from the code: run it after a change of the table in ``autoinstr.config``."""
+"""Writes the reference pages that are derived from the code: run it after a change of the table in
+``autoinstr.config.table``.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from autoinstr import config
+from autoinstr.config.reference import to_markdown
 
 if __name__ == "__main__":
-    Path(__file__).with_name("configuration.md").write_text(config.to_markdown(), encoding="utf-8")
+    Path(__file__).with_name("configuration.md").write_text(to_markdown(), encoding="utf-8")

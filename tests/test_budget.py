@@ -31,9 +31,14 @@ CALLS_SAMPLED, CALLS_UNSAMPLED = 12, 8
 CALLS_JOINING = 8 + (sys.version_info < (3, 11))  # There `operator.call` is not to be had.
 #: Files of ours that a sampled request runs through; one more when it joins a trace.
 FILES_SAMPLED = 5
+#: The rooms of the configuration; the last is needed only where nobody has named the service.
+CONFIG = {
+    *("autoinstr.config", "autoinstr.config.forms", "autoinstr.config.table", "autoinstr.config.value"),
+    "autoinstr.config.program",
+}
 #: Modules of ours that are loaded at start, and what is loaded with them.
 STARTED = {
-    *("autoinstr", "autoinstr.config", "autoinstr.instrument", "autoinstr.model", "autoinstr.propagate"),
+    *("autoinstr", *CONFIG, "autoinstr.instrument", "autoinstr.model", "autoinstr.propagate"),
     *("autoinstr.remote", "autoinstr.report", "autoinstr.runtime", "autoinstr.sampling", "autoinstr.trace"),
     "autoinstr.trouble",
 }
@@ -240,7 +245,7 @@ def test_start_loads_only_what_it_needs() -> None:
 def test_disabled_agent_loads_next_to_nothing() -> None:
     """Who switches tracing off wants it off."""
     found = added("pass", JAEGER_DISABLED="true")
-    assert {"autoinstr", "autoinstr.config", "autoinstr.runtime", "autoinstr.trouble"} == {
+    assert {"autoinstr", *CONFIG, "autoinstr.runtime", "autoinstr.trouble"} == {
         name for name in found if name.startswith("autoinstr")
     }
     assert set() == tops(found) & HEAVY

@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoinstr import config
-from autoinstr.config import Config, from_env, program_name
+from autoinstr.config import Config, forms, from_env
+from autoinstr.config.program import program_name
+from autoinstr.config.reference import to_markdown
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -118,7 +120,7 @@ def test_every_variable_refuses_or_uses_what_it_gets(variable: str) -> None:
 def test_the_reference_page_is_up_to_date() -> None:
     """Users would read about variables that do not exist any more."""
     page = (DOCS / "configuration.md").read_text(encoding="utf-8")
-    assert config.to_markdown() == page, "run: python docs/generate.py"
+    assert to_markdown() == page, "run: python docs/generate.py"
     assert all(f"`{variable}`" in page for variable, *_ in config.ROWS)
 
 
@@ -132,7 +134,8 @@ def test_importing_loads_nothing_heavy() -> None:
     loaded = subprocess.run(
         [sys.executable, "-S", "-c", code], capture_output=True, text=True, cwd=DOCS.parent, check=True
     )
-    assert ["__future__", "autoinstr", "autoinstr.config"] == loaded.stdout.split()
+    rooms = ["autoinstr.config.forms", "autoinstr.config.program", "autoinstr.config.table", "autoinstr.config.value"]
+    assert ["__future__", "autoinstr", "autoinstr.config", *rooms] == loaded.stdout.split()
 
 
 # ---- Single variables ----------------------------------------------------------------------------
@@ -164,7 +167,7 @@ SIMPLE_CASES: list[tuple[str, str, str, object]] = [
     ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json", "otlp_protocol", "http/json"),
     ("OTEL_EXPORTER_OTLP_HEADERS", "Api-Key=a%3Db,x=y=z", "otlp_headers", {"api-key": "a=b", "x": "y=z"}),
     ("OTEL_EXPORTER_OTLP_TIMEOUT", "2500", "otlp_timeout_s", 2.5),
-    ("OTEL_EXPORTER_OTLP_TIMEOUT", "0", "otlp_timeout_s", config.LONGEST_S),
+    ("OTEL_EXPORTER_OTLP_TIMEOUT", "0", "otlp_timeout_s", forms.LONGEST_S),
     ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip", "otlp_compression", "gzip"),
     ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/ca.pem", "otlp_certificate", "/ca.pem"),
     ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "/k.pem", "otlp_client_key", "/k.pem"),
@@ -212,7 +215,9 @@ SIMPLE_CASES: list[tuple[str, str, str, object]] = [
     ("AUTOINSTR_SIGTERM", "false", "sigterm", False),
     ("AUTOINSTR_METRICS_PORT", "9000", "metrics_port", 9000),
     ("AUTOINSTR_EXIT_TIMEOUT", "500ms", "exit_timeout_s", 0.5),
-    ("OTEL_LOG_LEVEL", "debug", "verbose", True),
+    ("OTEL_LOG_LEVEL", "debug", "log_level", "debug"),
+    ("OTEL_LOG_LEVEL", "WARNING", "log_level", "warn"),
+    ("OTEL_LOG_LEVEL", "critical", "log_level", "none"),
 ]
 
 
@@ -271,6 +276,7 @@ WRONG_CASES: list[tuple[str, str, str]] = [
     ("OTEL_CONFIG_FILE", "otel.yaml", "'otel.yaml' is not supported (Only variables are read)"),
     ("JAEGER_GRPC_TARGET", "c:14250", "is not supported (gRPC is not available; use JAEGER_ENDPOINT)"),
     ("JAEGER_SENDER_FACTORY", "grpc", "is not supported"),
+    ("OTEL_LOG_LEVEL", "loud", "'loud' is not none, error, warn, info or debug; using info"),
 ]
 
 
@@ -311,14 +317,14 @@ def test_a_wrong_value_falls_through_to_the_next_variable() -> None:
 )
 def test_go_durations_are_read_as_go_does(text: str, seconds: float) -> None:
     """The same deployment file serves services in Go and in Python."""
-    assert seconds == pytest.approx(config._parse_go_duration(text))
+    assert seconds == pytest.approx(forms._parse_go_duration(text))
 
 
 @pytest.mark.parametrize("text", ["", "-", "1", "s", "1.s.", "1 s", "1s2", "..s", "1d", "3sm"])
 def test_what_go_refuses_as_a_duration_is_refused(text: str) -> None:
     """A duration that Go's client refuses would work in one service and not in the next."""
     with pytest.raises(ValueError):
-        config._parse_go_duration(text)
+        forms._parse_go_duration(text)
 
 
 # ---- Several variables ---------------------------------------------------------------------------
@@ -608,7 +614,7 @@ def test_no_environment_whatever_breaks_the_reading(environ: dict[str, str], arg
         if field != "metrics_port"
     )
     assert made.service_name
-    assert 0 < made.flush_interval_s <= config.LONGEST_S
+    assert 0 < made.flush_interval_s <= forms.LONGEST_S
     assert made.max_batch_size <= made.max_queue_size
     assert all(made.describe())
     assert all(warning.partition(": ")[0] in environ for warning in made.warnings)

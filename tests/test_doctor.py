@@ -301,6 +301,14 @@ def test_switched_off() -> None:
     assert (TROUBLE, "unset JAEGER_DISABLED") == (found.state, found.advice)
 
 
+@pytest.mark.parametrize(("level", "told"), [("none", True), ("error", True), ("info", False), ("debug", False)])
+def test_silence_is_told(level: str, told: bool) -> None:
+    """Somebody whose platform sets OTEL_LOG_LEVEL=error waits for a line about lost spans that never comes."""
+    report = doctor.examine({"OTEL_LOG_LEVEL": level, "AUTOINSTR_EXPORTER": "console", **KEEP_ALL})
+    notes = [each.text for each in report.findings if each.about == "configuration" and each.state == NOTE]
+    assert ([True] if told else []) == [text.startswith(f"OTEL_LOG_LEVEL={level}:") for text in notes]
+
+
 @pytest.mark.parametrize(
     ("environ", "state", "says"),
     [

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoinstr.model import DEBUG, FIREHOSE, SAMPLED, SpanContext
+from autoinstr.model import DEBUG, FIREHOSE, RANDOM, SAMPLED, STARTED, Resource, SpanContext, SpanData
 from autoinstr.propagate import (
     FORMATS,
     MAX_BAGGAGE_BYTES,
@@ -21,6 +21,7 @@ from autoinstr.propagate import (
     environ_key,
     plain,
 )
+from autoinstr.wire import jaeger
 
 TRACE = 0x4BF92F3577B34DA6A3CE929D0E0E4736
 SPAN = 0x00F067AA0BA902B7
@@ -155,10 +156,11 @@ def test_jaeger_headers_that_go_out():
     [
         (PARENT, 1),
         (PARENT[:-2] + "00", 0),
-        (PARENT[:-2] + "02", 0),
-        (PARENT[:-2] + "03", 1),
-        (PARENT[:-2] + "ff", 1),
+        (PARENT[:-2] + "02", RANDOM),
+        (PARENT[:-2] + "03", STARTED),
+        (PARENT[:-2] + "ff", STARTED),
         (PARENT[:-2] + "08", 0),
+        ("cc" + PARENT[2:-2] + "03-what-the-future-will-be-like", STARTED),
         ("cc" + PARENT[2:], 1),
         ("cc" + PARENT[2:] + "-what-the-future-will-be-like", 1),
         ("cc" + PARENT[2:] + "-", 1),
@@ -308,10 +310,78 @@ def test_traceparent_that_goes_out():
     inject = Propagator(["tracecontext"]).inject
     assert [("traceparent", PARENT)] == inject(SpanContext(TRACE, SPAN, SAMPLED | DEBUG | FIREHOSE))
     assert [("traceparent", PARENT[:-2] + "00")] == inject(SpanContext(TRACE, SPAN, DEBUG))
+    assert [("traceparent", PARENT[:-2] + "02")] == inject(SpanContext(TRACE, SPAN, RANDOM | DEBUG))
+    assert [("traceparent", PARENT[:-2] + "03")] == inject(SpanContext(TRACE, SPAN, STARTED | FIREHOSE))
     small = [("traceparent", "00-" + "0" * 31 + "1-" + "0" * 15 + "2-01"), ("tracestate", "a=1")]
     assert small == inject(SpanContext(1, 2, 1, "a=1"))
     for state in ("a=1\r\nx: y", "a=\u00e9", "a=\ud800"):
         assert [("traceparent", PARENT)] == inject(SpanContext(TRACE, SPAN, 1, state))
+
+
+RANDOM_PARENT = PARENT[:-2] + "03"
+
+
+@pytest.mark.parametrize("flags", [0, SAMPLED, RANDOM, STARTED])
+def test_random_is_never_debug(flags):
+    """Bit 1 is "random" for W3C and "debug" for Jaeger and B3: every trace of a new caller would be one for debugging."""
+    context = SpanContext(TRACE, SPAN, flags)
+    sent = dict(Propagator(FORMATS).inject(context))
+    assert (f"{flags & 1:x}", f"{flags & 1 | (flags & RANDOM) >> 7:02x}") == (sent["uber-trace-id"][-1], sent["traceparent"][-2:])
+    assert str(flags & 1) == sent["b3"].split("-")[2] == sent["x-b3-sampled"]
+    assert "x-b3-flags" not in sent
+    assert flags & SAMPLED == decode_binary(encode_binary(context)).flags
+
+
+@pytest.mark.parametrize("flags", [SAMPLED, STARTED, STARTED | DEBUG])
+def test_random_stays_out_of_what_is_sent_to_jaeger(flags):
+    """Jaeger has eight flags, and no such one: its interface would show a flag that nobody knows."""
+    span = SpanData("work", TRACE, SPAN, flags=flags, start_ns=1, end_ns=2)
+    resource = Resource("shop")
+    ((compact, _),), _ = jaeger.CompactEncoder(resource, 65000).encode([span])
+    ((binary, _),), _ = jaeger.BinaryEncoder(resource).encode([span])
+    assert [flags & 0xFF] * 2 == [
+        batch.spans[0].flags for batch in (jaeger.decode_message(compact), jaeger.decode_batch(binary))
+    ]
+
+
+@pytest.mark.parametrize("flags", [0, SAMPLED, RANDOM, STARTED, SAMPLED | DEBUG, STARTED | DEBUG])
+@pytest.mark.parametrize("trace_id", [TRACE, 0xABC])
+def test_lines_say_what_headers_say(trace_id, flags):
+    """The quick way to write the usual headers would say something else than the other."""
+    propagator = Propagator(["jaeger", "tracecontext", "baggage"])
+    context = SpanContext(trace_id, SPAN, flags)
+    expected = "\r\n".join(f"{name}: {value}" for name, value in propagator.inject(context))
+    assert expected.encode() == propagator.inject_lines(context)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("state", [{}, {"tracestate": "a=1"}])
+@pytest.mark.parametrize(
+    ("uber", "parent", "flags", "errors"),
+    [
+        (UBER, RANDOM_PARENT, STARTED, 0),
+        (UBER, PARENT, SAMPLED, 0),
+        (UBER[:-1] + "3", RANDOM_PARENT, STARTED | DEBUG, 0),
+        (UBER[:-1] + "0", RANDOM_PARENT, RANDOM, 0),
+        (UBER, RANDOM_PARENT.replace("4bf9", "5bf9"), SAMPLED, 0),
+        (UBER, RANDOM_PARENT.replace("4bf9", "xbf9"), SAMPLED, 1),
+        (UBER, RANDOM_PARENT[:-1], SAMPLED, ...),
+        (UBER, "", SAMPLED, ...),
+    ],
+)
+def test_random_flag_beside_a_format_without_one(uber, parent, flags, errors, state, kind):
+    """Between our own services, which send both, the flag would be lost; or it would be taken from another trace."""
+    headers = {"uber-trace-id": uber, "traceparent": parent, **state}
+    context, found = read(["jaeger", "tracecontext", "baggage"], headers, kind)
+    assert (TRACE, SPAN, flags) == ids(context)
+    assert errors in (found, ...)
+
+
+def test_random_flag_beside_a_format_without_one_and_odd_carriers():
+    """Values that are no text would lose the trace that was read already."""
+    for odd in (None, 7, [], ["x"] * 60, {}, b"\xff" * 60, "\u0663" * 60):
+        context = Propagator(["jaeger", "tracecontext"]).extract({"uber-trace-id": UBER, "traceparent": odd})
+        assert (TRACE, SPAN, SAMPLED) == ids(context)
 
 
 # W3C Baggage
@@ -704,7 +774,10 @@ def test_traceparent_is_read_exactly(value):
 
     match = re.fullmatch(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})", value)
     is_valid = match and match[1] != "ff" and int(match[2], 16) and int(match[3], 16)
-    expected = (int(match[2], 16), int(match[3], 16), int(match[4], 16) & 1) if is_valid else None
+    expected = None
+    if is_valid:
+        flags = int(match[4], 16)
+        expected = (int(match[2], 16), int(match[3], 16), flags & 1 | (RANDOM if flags & 2 else 0))
     assert expected == ids(read(["tracecontext"], {"traceparent": value})[0])
 
 

@@ -102,6 +102,24 @@ def test_nothing_runs_before_the_first_span(rig: Callable[..., Rig]) -> None:
     assert (made, one.reporter._running) == ([], False)
 
 
+def test_peeking_takes_nothing(rig: Callable[..., Rig]) -> None:
+    """Spans that are only looked at, to measure what they cost, would be lost, or the look fail while others are added."""
+    seen: list[int] = []
+
+    def make() -> list[Exporter]:
+        one.report(4)
+        seen.extend(span.span_id for span in one.reporter.peek(2))
+        return [one.exporter]
+
+    one = rig(make_exporters=make)
+    assert one.reporter.peek(5) == []
+    one.report(1, 2, 3)
+    assert one.reporter.flush(DEADLINE_S)
+    assert one.reporter.flush(DEADLINE_S)
+    assert seen == [1, 2]
+    assert one.transport.ids == [1, 2, 3, 4]
+
+
 def test_worker_is_the_only_sender_and_not_the_program(rig: Callable[..., Rig]) -> None:
     """A slow collector would be felt in requests."""
     one = rig(max_batch=2)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from autoinstr import trace
-from autoinstr.model import DEBUG, SAMPLED, Kind, Link, SpanContext, SpanData, Status
+from autoinstr.model import DEBUG, RANDOM, SAMPLED, STARTED, Kind, Link, SpanContext, SpanData, Status
 from autoinstr.report import InMemoryReporter
 from autoinstr.trace import STALE_PARENT_NS, Limits, Span, Tracer, UndecidedSpan, UnsampledSpan, current
 
@@ -59,7 +59,7 @@ def test_new_trace() -> None:
     span = tracer.start("work", Kind.SERVER, scope="flask")
     span.end()
     assert [span] == list(spans)
-    assert (0, False, SAMPLED, "", None) == (
+    assert (0, False, STARTED, "", None) == (
         span.parent_id,
         span.parent_is_remote,
         span.flags,
@@ -79,6 +79,53 @@ def test_length_of_trace_ids(bits: int) -> None:
     assert max(ids) < 1 << bits
     assert max(ids) >= 1 << (bits - 8), "64 ids without one in the upper part of the range"
     assert 64 == len(set(ids))
+
+
+@pytest.mark.parametrize("bits", [64, 128])
+def test_trace_ids_are_random_where_they_say_so(bits: int) -> None:
+    """W3C Trace Context level 2: samplers downstream take a hash for granted in the right-most seven bytes."""
+    tracer = Tracer(Choosing(), InMemoryReporter(), id_bits=bits)
+    spans = [tracer.start("x") for _ in range(256)]
+    assert {STARTED} == {span.flags for span in spans}
+    # By chance a bit is the same in 256 ids once in 2**255 times; each is one in about half of them.
+    for bit in range(56):
+        assert 64 < sum(span.trace_id >> bit & 1 for span in spans) < 192, f"bit {bit} is not random"
+
+
+@pytest.mark.parametrize("random", [RANDOM, 0])
+@pytest.mark.parametrize(
+    ("sampler", "parent"),
+    [
+        (Choosing(), SpanContext(TRACE, SPAN, SAMPLED)),
+        (Choosing(), SpanContext(TRACE, SPAN)),
+        (Choosing(ignores_parent=True), SpanContext(TRACE, SPAN)),
+        (Choosing(keeps=False, ignores_parent=True), SpanContext(TRACE, SPAN, SAMPLED)),
+        (Choosing(by_name=True, ignores_parent=True), SpanContext(TRACE, SPAN)),
+        (Choosing(by_name=True), SpanContext(TRACE, SPAN, deferred=True)),
+        (Choosing(keeps=False, by_name=True), SpanContext(TRACE, SPAN, deferred=True)),
+    ],
+    ids=["kept", "not kept", "always on", "always off", "by name", "left to us", "left to us and not kept"],
+)
+def test_callers_word_on_its_trace_id_stands(sampler: Choosing, parent: SpanContext, random: int) -> None:
+    """Only who made an id knows whether it is random; whoever says so of another's id must not, and who forgets it may not."""
+    tracer, _ = make(sampler)
+    caller = SpanContext(TRACE, SPAN, parent.flags | random, deferred=parent.deferred, is_remote=True)
+    span = tracer.start("x", Kind.SERVER, caller, late=True)
+    child = tracer.start("y", parent=span)
+    assert (TRACE, TRACE) == (span.trace_id, child.trace_id)
+    assert [random] * 3 == [each.flags & RANDOM for each in (span, child, span.context)]
+    assert [span.recording] * 2 == [bool(each.flags & SAMPLED) for each in (span, child)]
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+@pytest.mark.parametrize("parent", [None, SpanContext(baggage={"user": "7"}), SpanContext(debug_id="ticket-1")])
+@pytest.mark.parametrize("by_name", [True, False])
+def test_our_own_trace_ids_are_said_to_be_random(keeps: bool, parent: SpanContext | None, by_name: bool) -> None:
+    """However a trace begins here, its id is one of ours."""
+    tracer, _ = make(Choosing(keeps, by_name=by_name))
+    span = tracer.start("x", Kind.SERVER, parent, late=True)
+    child = tracer.start("y", parent=span)
+    assert [RANDOM] * 2 == [each.flags & RANDOM for each in (span, child)]
 
 
 def test_ids_are_never_zero() -> None:
@@ -177,7 +224,7 @@ def test_debug_id() -> None:
     span = tracer.start("x", parent=SpanContext(debug_id="ticket-1", is_remote=True), late=True)
     span.end()
     assert [span] == list(spans)
-    assert (SAMPLED | DEBUG, {"jaeger-debug-id": "ticket-1"}) == (span.flags, span.attributes)
+    assert (STARTED | DEBUG, {"jaeger-debug-id": "ticket-1"}) == (span.flags, span.attributes)
     assert [] == sampler.asked
 
 
@@ -188,7 +235,7 @@ def test_b3_decision_without_ids(decision: bool, flags: int) -> None:
     tracer, spans = make(sampler)
     span = tracer.start("x", parent=SpanContext(flags=flags, decision=decision, is_remote=True))
     span.end()
-    assert (decision, flags, 0) == (span.recording, span.flags, span.parent_id)
+    assert (decision, flags | RANDOM, 0) == (span.recording, span.flags, span.parent_id)
     assert ({}, [], int(decision)) == (span.attributes, sampler.asked, len(spans))
 
 
@@ -223,7 +270,7 @@ def test_unsampled_span_still_carries_the_trace() -> None:
     tracer, _ = make(Choosing(keeps=False))
     root = tracer.start("x").set_baggage("user", "7")
     context = root.context
-    assert (root.trace_id, root.span_id, 0, {"user": "7"}) == (
+    assert (root.trace_id, root.span_id, RANDOM, {"user": "7"}) == (
         context.trace_id,
         context.span_id,
         context.flags,
@@ -267,7 +314,7 @@ def test_decision_waits_for_the_route() -> None:
     span.update_name("GET /users/{id}")
     span.end()
     assert [(span.trace_id, "GET /users/{id}")] == sampler.asked
-    assert (Span, SAMPLED, {"early": 1, "sampler.type": "choosing"}) == (type(span), span.flags, span.attributes)
+    assert (Span, STARTED, {"early": 1, "sampler.type": "choosing"}) == (type(span), span.flags, span.attributes)
     assert [span] == list(spans)
 
 
@@ -278,7 +325,7 @@ def test_decision_against() -> None:
     span.set_attribute("early", 1)
     span.update_name("GET /health")
     span.end()
-    assert (UnsampledSpan, 0, {}) == (type(span), span.flags, span.attributes)
+    assert (UnsampledSpan, RANDOM, {}) == (type(span), span.flags, span.attributes)
     assert (0, 1, 1) == (len(spans), tracer.finished_unsampled, tracer.roots_unsampled)
 
 
@@ -299,7 +346,7 @@ def test_decision_cannot_wait_longer(settle: Callable[[Tracer, Span], object], k
     span = tracer.start("GET", Kind.SERVER, late=True)
     made = settle(tracer, span)
     assert [(span.trace_id, "GET")] == sampler.asked
-    assert (SAMPLED if keeps else 0) == span.flags
+    assert (STARTED if keeps else RANDOM) == span.flags
     if isinstance(made, (Span, SpanContext)):
         assert span.flags == made.flags
     span.update_name("GET /late")
@@ -326,8 +373,8 @@ def test_priority_turns_recording_on(value: Any) -> None:
     child = tracer.start("y", parent=span)
     child.end()
     span.end()
-    assert (SAMPLED | DEBUG, {"sampling.priority": value, "a": 1}) == (span.flags, span.attributes)
-    assert ([child, span], SAMPLED | DEBUG) == (list(spans), child.flags)
+    assert (STARTED | DEBUG, {"sampling.priority": value, "a": 1}) == (span.flags, span.attributes)
+    assert ([child, span], STARTED | DEBUG) == (list(spans), child.flags)
     assert 0 < span.start_ns <= child.start_ns <= child.end_ns <= span.end_ns
 
 
@@ -348,7 +395,7 @@ def test_priority_turns_recording_off(value: Any) -> None:
     span = tracer.start("x").set_attribute("a", 1).set_attribute("sampling.priority", value)
     tracer.start("y", parent=span).end()
     span.end()
-    assert (0, 0, {}) == (len(spans), span.flags, span.attributes)
+    assert (0, RANDOM, {}) == (len(spans), span.flags, span.attributes)
 
 
 @pytest.mark.parametrize("value", ["high", None, [], float("nan"), b"\xff"])
@@ -367,7 +414,7 @@ def test_priority_settles_a_decision_that_waits() -> None:
     span.update_name("GET /health")
     span.end()
     assert [span] == list(spans)
-    assert span.flags == SAMPLED | DEBUG
+    assert span.flags == STARTED | DEBUG
 
 
 # ---- What a span holds ---------------------------------------------------------------------------

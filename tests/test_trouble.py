@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import autoinstr
 from autoinstr import trouble
 
 DEADLINE_S = 60
@@ -19,6 +22,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     monkeypatch.setattr(trouble, "_last_said", {})
     monkeypatch.setattr(trouble, "_held_back", {})
     monkeypatch.setattr(trouble, "monotonic", lambda: now[0])
+    monkeypatch.setattr(trouble, "_level", trouble.LEVELS["info"])
     return now
 
 
@@ -97,3 +101,120 @@ def test_programs_own_stderr_and_logging_are_not_used(
     monkeypatch.setattr(sys, "stderr", None)
     assert trouble.say("x")
     assert capfd.readouterr().err == "autoinstr: x\n"
+
+
+# ---- OTEL_LOG_LEVEL ------------------------------------------------------------------------------
+
+
+def failing(message: str) -> Exception:
+    """An exception that was raised here, and so has a traceback."""
+    try:
+        raise ValueError(message)
+    except ValueError as error:
+        return error
+
+
+@pytest.mark.parametrize(
+    ("level", "said"),
+    [("none", []), ("error", ["fault"]), *((level, ["note", "fault"]) for level in ("warn", "info", "debug"))],
+)
+def test_level_decides_what_is_said(level: str, said: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    """Who wants a quiet log gets our lines all the same, or one who wants to know of faults is not told."""
+    trouble.set_level(level)
+    assert trouble.say("a note") == ("note" in said)
+    trouble.fault("the hook", ValueError("x"))
+    lines = capfd.readouterr().err.splitlines()
+    assert ("note" in said) == ("autoinstr: a note" in lines)
+    assert ("fault" in said) == any("internal error" in line for line in lines)
+
+
+def test_what_was_not_said_is_not_remembered(capfd: pytest.CaptureFixture[str]) -> None:
+    """A line would begin with troubles that were not to be mentioned, or be held back because of them."""
+    trouble.set_level("none")
+    assert [trouble.say("down"), trouble.say("down")] == [False, False]
+    trouble.set_level("warn")
+    assert trouble.say("down")
+    assert capfd.readouterr().err == "autoinstr: down\n"
+
+
+def test_traceback_follows_a_fault_at_debug(clock: list[float], capfd: pytest.CaptureFixture[str]) -> None:
+    """"ValueError: x" says nothing of where; but a fault in each request would fill the log with tracebacks."""
+    trouble.fault("other", failing("before"))
+    assert "Traceback" not in capfd.readouterr().err
+    trouble.set_level("debug")
+    for second in range(90):
+        clock[0] = 1000.0 + second
+        trouble.fault("the hook", failing("x"))
+    lines = capfd.readouterr().err.splitlines()
+    assert [line.partition(": ")[0] for line in lines] == ["autoinstr"] * len(lines)
+    assert 2 == lines.count("autoinstr: Traceback (most recent call last):")
+    assert 2 == sum("test_trouble.py" in line and "in failing" in line for line in lines)
+    assert "autoinstr: ValueError: x" in lines
+    trouble.say("no fault of ours")
+    assert capfd.readouterr().err == "autoinstr: no fault of ours\n"
+
+
+def test_traceback_is_harmless(capfd: pytest.CaptureFixture[str]) -> None:
+    """A message with line breaks and escapes, or a recursion without end, in a log of somebody else's."""
+    trouble.set_level("debug")
+
+    def deeper() -> None:
+        deeper()
+
+    try:
+        deeper()
+    except RecursionError as error:
+        trouble.fault("recursion", error)
+    trouble.fault("escape", failing("\x1b[2J" + "y" * 100_000))
+    lines = capfd.readouterr().err.splitlines()
+    assert all(line.isprintable() and len(line) <= trouble.LONGEST_LINE + 100 for line in lines)
+    assert len(lines) <= 2 * (1 + trouble.LONGEST_TRACEBACK)
+
+
+def test_fault_whose_text_fails_too(capfd: pytest.CaptureFixture[str]) -> None:
+    """The program's exceptions have the program's ``__str__``, and what that raises would reach the program."""
+
+    class Unspeakable(Exception):
+        def __str__(self) -> str:
+            raise KeyError("nothing to say")
+
+    trouble.set_level("debug")
+    trouble.fault("the hook", Unspeakable())
+    assert capfd.readouterr().err.startswith("autoinstr: internal error in the hook: Unspeakable; the program")
+
+
+@pytest.mark.parametrize(
+    ("level", "words"),
+    [
+        ("none", []),
+        ("error", ["cannot instrument wave"]),
+        ("info", ["JAEGER_AGENT_PORT", "cannot instrument wave"]),
+        ("debug", ["JAEGER_AGENT_PORT", "cannot instrument wave", "Traceback", "in patch", 'raise ValueError("oh")']),
+    ],
+)
+def test_level_of_a_traced_program(level: str, words: list[str], tmp_path: Path) -> None:
+    """OTEL_LOG_LEVEL is documented, and nobody reads it."""
+    folder = tmp_path / "loud-1.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Name: loud\nVersion: 1\n")
+    (folder / "entry_points.txt").write_text("[autoinstr.instruments]\nwave = loud:patch\n")
+    (tmp_path / "loud.py").write_text('def patch(patcher, tracing):\n    raise ValueError("oh")\n')
+    done = subprocess.run(
+        [sys.executable, "-c", "import http.client, wave"],
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(Path(autoinstr.__file__).with_name("_boot")), str(tmp_path)]),
+            "AUTOINSTR_EXPORTER": "none",
+            "JAEGER_AGENT_PORT": "68x31",
+            "OTEL_LOG_LEVEL": level,
+        },
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=True,
+    )
+    lines = done.stderr.splitlines()
+    assert bool(words) == bool(lines)
+    every = ["JAEGER_AGENT_PORT", "cannot instrument wave", "Traceback", "in patch"]
+    assert [word for word in every if word in done.stderr] == [word for word in words if word in every]
+    assert all(word in done.stderr for word in words)

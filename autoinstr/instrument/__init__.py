@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import sys
 
-from autoinstr.trouble import fault, say
+from autoinstr.trouble import ERROR, fault, say
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,6 +66,18 @@ TABLE = (
     ("threading", "threading", "threads:patch_threading"),
     ("concurrent.futures.thread", "futures", "threads:patch_executor"),
 )
+#: Frameworks whose applications are told by their class: (name for switching it off, module, class), special ones first.
+APPLICATIONS = (
+    ("fastapi", "fastapi.applications", "FastAPI"),
+    ("starlette", "starlette.applications", "Starlette"),
+    ("quart", "quart.app", "Quart"),
+    ("flask", "flask.app", "Flask"),
+    ("django", "django.core.handlers.base", "BaseHandler"),
+    ("bottle", "bottle", "Bottle"),
+    ("falcon", "falcon.app", "App"),
+)
+#: Middleware with one application inside, as ``app``, that servers put around what they are given, or programs do.
+MIDDLEWARE = ("uvicorn.middleware.", "a2wsgi.", "werkzeug.debug", "werkzeug.middleware.proxy_fix", "starlette.middleware.")
 #: The group of entry points by which other packages add instruments: name = module to watch, value = "module:function".
 GROUP = "autoinstr.instruments"
 #: Watched without being worth loading wrapt for: without one of the others there are no spans to carry on.
@@ -98,6 +110,10 @@ class Tracing:
 
             self._conventions = Conventions(self.config)
         return self._conventions
+
+    def is_disabled(self, *names: str) -> bool:
+        """Whether an instrument that goes by one of these names is switched off."""
+        return not self.config.disabled_instruments.isdisjoint(("*", *names))
 
 
 class Patcher:
@@ -156,14 +172,11 @@ class Watcher:
         #: Module to watch -> "module:function" of its instruments.
         self._targets: dict[str, list[str]] = {}
         for module, name, target in TABLE:
-            if not self._is_disabled(name):
+            if not tracing.is_disabled(name):
                 self._targets.setdefault(module, []).append(f"{__name__}.{target}")
         self._armed: set[str] = set()
         self._loading_wrapt = False
         self._has_wrapt = False
-
-    def _is_disabled(self, *names: str) -> bool:
-        return not self.tracing.config.disabled_instruments.isdisjoint(("*", *names))
 
     def install(self) -> None:
         """Begin to watch; libraries that are there already are patched now."""
@@ -217,7 +230,8 @@ class Watcher:
             self._add_others()
         except Exception as error:  # Host safety: a broken or missing wrapt must not break the import that led here.
             self._targets = {}
-            say(f"wrapt cannot be imported ({error}); nothing is traced. Install it: pip install 'wrapt>=1.14,<3'")
+            text = f"wrapt cannot be imported ({error}); nothing is traced. Install it: pip install 'wrapt>=1.14,<3'"
+            say(text, "", ERROR, error)
             return False
         finally:
             self._loading_wrapt = False
@@ -232,7 +246,7 @@ class Watcher:
         """Watch for what the instruments of other packages want; done once, when the first library is imported."""
         try:
             for module, target in find_others():
-                if not self._is_disabled(module.lower(), module.lower().partition(".")[0]):
+                if not self.tracing.is_disabled(module.lower(), module.lower().partition(".")[0]):
                     self._targets.setdefault(module, []).append(target)
         except Exception as error:  # Host safety: one unreadable package must cost no more than its own instruments.
             fault("the search for instruments of other packages", error)
@@ -249,7 +263,8 @@ class Watcher:
             except Exception as error:  # Host safety: an exception in a hook would fail the program's import.
                 patcher.undo()
                 failures.append(f"{type(error).__name__}: {error}")
-                say(f"cannot instrument {name}: {failures[-1]}; it runs, untraced", about=f"{name} {target}")
+                text = f"cannot instrument {name}: {failures[-1]}; it runs, untraced"
+                say(text, f"{name} {target}", ERROR, error)
             else:
                 self.patchers.append(patcher)
         self.patched[name] = f"failed: {'; '.join(failures)}" if failures else "patched"
@@ -286,11 +301,34 @@ def _has_instruments(folder: str) -> bool:
     return False
 
 
-def wrap_once(app: Any, make_handler: Callable[[], Callable[..., Any]]) -> Any:
+def framework_of(app: Any) -> str:
+    """The name of the framework that an application is made with, also behind a server's own middleware; "" if unknown."""
+    while type(app).__module__.startswith(MIDDLEWARE) and hasattr(app, "app"):
+        app = app.app
+    for name, module, cls in APPLICATIONS:
+        known = getattr(sys.modules.get(module), cls, None)  # What nobody has imported has no applications.
+        if isinstance(known, type) and isinstance(app, known):
+            return name
+    return ""
+
+
+def is_left_alone(app: Any, tracing: Tracing) -> bool:
+    """Whether an application gets no server spans, whatever serves it, because its framework is switched off."""
+    disabled = tracing.config.disabled_instruments
+    if not disabled:
+        return False
+    try:
+        return framework_of(app) in disabled
+    except Exception as error:  # Host safety: an application can be any object, a proxy that raises among them.
+        fault("the look at an application", error)
+        return False
+
+
+def wrap_once(app: Any, tracing: Tracing, make_handler: Callable[[], Callable[..., Any]]) -> Any:
     """``app`` inside ``handle(app, ...)``, marked, so that a server above another one does not wrap it again."""
     from functools import partial
 
-    if getattr(app, "__autoinstr__", None) is True:
+    if getattr(app, "__autoinstr__", None) is True or is_left_alone(app, tracing):
         return app
     # A `partial` is called without a frame of its own, and counts as a coroutine function where the handler is one.
     wrapped: Any = partial(make_handler(), app)

@@ -194,8 +194,8 @@ def _reset(reset: Callable[[Any], None], token: Any) -> None:
 
 
 def wrap_application(app: ASGIApp, tracing: Tracing, scope: str = "asgi") -> ASGIApp:
-    """The application inside server spans; one that is wrapped already is returned as it is."""
-    traced: ASGIApp = wrap_once(app, lambda: make_handler(tracing, scope))
+    """The application inside server spans; as it is, if it is wrapped already or its framework is switched off."""
+    traced: ASGIApp = wrap_once(app, tracing, lambda: make_handler(tracing, scope))
     return traced
 
 

@@ -7,6 +7,8 @@ the program is copied or changed.
 
 from __future__ import annotations
 
+import sys
+
 from autoinstr.instrument import Patcher, Tracing
 from autoinstr.instrument.http import (
     DEFAULT_PORTS,
@@ -142,8 +144,12 @@ def _values(lines: list[bytes], name: str) -> list[str] | None:
 
 
 def patch(patcher: Patcher, tracing: Tracing) -> None:
-    """Spans for direct use: from ``putrequest`` to ``getresponse``."""
-    end = make_end(tracing)
+    """Spans for direct use: from ``putrequest`` to ``getresponse``, or to the ``close`` that follows a failure in between.
+
+    A body that the caller writes itself, with ``send``, may fail in the caller's own code (requests before 2.29 writes bodies
+    in chunks so): what is seen of that is only that the connection is closed while an exception is on its way.
+    """
+    end, finish = make_end(tracing), make_finish(tracing)
     excluded = excluder(tracing.config, "http.client", "http_client", "httplib")
     look_at_url = excluded is not None
     conventions = tracing.conventions
@@ -181,20 +187,34 @@ def patch(patcher: Patcher, tracing: Tracing) -> None:
 
     def make_getresponse(wrapped: Any) -> Callable[..., Any]:
         def getresponse(self: Any) -> Any:
-            if getattr(self, SPAN, None) is None:
+            span: Span | None = getattr(self, SPAN, None)
+            if span is None:
                 return wrapped(self)
+            delattr(self, SPAN)  # http.client may close the connection before it has returned the response.
             try:
                 response = wrapped(self)
             except BaseException as error:
-                end(self, error=error)
+                finish(span, None, error)
                 raise
-            end(self, response)
+            finish(span, response, None)
             return response
 
         return getresponse
 
+    def make_close(wrapped: Any) -> Callable[..., Any]:
+        def close(self: Any) -> None:
+            if getattr(self, SPAN, None) is not None:
+                error = sys.exc_info()[1]
+                # http.client itself closes a connection whose tunnel was refused, and raises what happened afterwards.
+                if error is not None and sys._getframe(1).f_globals.get("__name__") != "http.client":
+                    end(self, error=error)
+            wrapped(self)
+
+        return close
+
     patcher.wrap("HTTPConnection.putrequest", make_putrequest)
     patcher.wrap("HTTPConnection.getresponse", make_getresponse)
+    patcher.wrap("HTTPConnection.close", make_close)
 
 
 def make_end(tracing: Tracing) -> Callable[..., None]:

@@ -6,7 +6,7 @@ the parts are collected on the span. ``app.routes`` is never walked: not everyth
 
 from __future__ import annotations
 
-from autoinstr.instrument import Patcher, Tracing
+from autoinstr.instrument import Patcher, Tracing, is_left_alone
 from autoinstr.instrument.asgi import wrap_method
 from autoinstr.instrument.http import open_server, set_route
 from autoinstr.model import Kind
@@ -22,7 +22,22 @@ SERVER = Kind.SERVER
 
 def patch(patcher: Patcher, tracing: Tracing) -> None:
     """``Starlette.__call__``, which FastAPI's own ends in, too: one wrapper for both."""
-    patcher.wrap("Starlette.__call__", wrap_method(tracing, "starlette"))
+    make = wrap_method(tracing, "starlette")
+    patcher.wrap("Starlette.__call__", all_but_fastapi(make, tracing) if tracing.is_disabled("fastapi") else make)
+
+
+def all_but_fastapi(make: Callable[[Any], Callable[..., Any]], tracing: Tracing) -> Callable[[Any], Callable[..., Any]]:
+    """The same for programs where FastAPI is switched off, and Starlette is not."""
+
+    def make_choice(wrapped: Any) -> Callable[..., Any]:
+        traced = make(wrapped)
+
+        async def __call__(self: Any, scope: Any, receive: Any, send: Any) -> None:  # noqa: N807
+            await (wrapped if is_left_alone(self, tracing) else traced)(self, scope, receive, send)
+
+        return __call__
+
+    return make_choice
 
 
 def patch_routing(patcher: Patcher, tracing: Tracing) -> None:

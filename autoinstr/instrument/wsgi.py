@@ -153,8 +153,8 @@ def _code(status: str, _known: dict[str, int] = {}) -> int:  # noqa: B006 - the 
 
 
 def wrap_application(app: WSGIApp, tracing: Tracing, scope: str = "wsgi") -> WSGIApp:
-    """The application inside server spans; one that is wrapped already is returned as it is."""
-    traced: WSGIApp = wrap_once(app, lambda: make_handler(tracing, scope))
+    """The application inside server spans; as it is, if it is wrapped already or its framework is switched off."""
+    traced: WSGIApp = wrap_once(app, tracing, lambda: make_handler(tracing, scope))
     return traced
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autoinstr.instrument import Patcher, Tracing
+from autoinstr.instrument import Patcher, Tracing, is_left_alone
 from autoinstr.instrument.wsgi import make_handler, wrap_application
 from autoinstr.trouble import fault
 
@@ -15,9 +15,12 @@ if TYPE_CHECKING:
 def patch_wsgiref(patcher: Patcher, tracing: Tracing) -> None:
     """``run(application)`` is called for each request, so the handler is made once and not per application."""
     handle = make_handler(tracing, "wsgiref")
+    some_are_left_alone = bool(tracing.config.disabled_instruments)
 
     def make(wrapped: Any) -> Callable[..., Any]:
         def run(self: Any, application: Any) -> Any:
+            if some_are_left_alone and is_left_alone(application, tracing):
+                return wrapped(self, application)
             return wrapped(self, lambda environ, start_response: handle(application, environ, start_response))
 
         return run
@@ -83,7 +86,9 @@ def wrap_attribute(
             wrapped(self, *arguments, **keywords)
             try:
                 application = getattr(self, name, None)
-                if callable(application):
+                # Some put a function of their own around what they are given, which hides what it was.
+                given = (*arguments, *keywords.values())
+                if callable(application) and not any(is_left_alone(each, tracing) for each in given):
                     setattr(self, name, wrap(application, tracing, scope))
             except Exception as error:  # Host safety: it is served, untraced.
                 fault(f"the application of {scope}", error)

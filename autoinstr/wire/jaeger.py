@@ -8,27 +8,44 @@ and decoders are exact counterparts, except that links lose attributes, trace st
 nanoseconds, and lists and dictionaries become JSON text.
 
 How it is fast: everything that repeats is kept encoded. A *shape* is what name, kind, status, flags, scope and facts
-become; an own attribute is one *piece*; ids and times of a whole batch are made at once (``thrift.i64_fields``).
+become; a fact or an own attribute is one *piece*; ids and times of a whole batch are made at once (``thrift.i64_fields``).
 """
 
 from __future__ import annotations
 
 import struct as _struct
 
-from autoinstr.model import MASK_64, Batch, Event, Kind, Link, Resource, SpanContext, SpanData, Status
-from autoinstr.wire import CACHED_CHARACTERS, Cache, DecodeError, thrift, varint
+from autoinstr.model import MASK_64, Event, Kind, Link, Resource, SpanData, Status
+from autoinstr.wire import CACHED_CHARACTERS, Cache, thrift, varint
+from autoinstr.wire.jaeger_structs import (
+    BINARY,
+    BOOL,
+    CHILD_OF,
+    DOUBLE,
+    DROPPED,
+    FOLLOWS_FROM,
+    I32_MAX,
+    LONG,
+    STRING,
+)
 from autoinstr.wire.values import described, json_text, plain, printable, utf8
+
+__all__ = ["BinaryEncoder", "CompactEncoder", "decode_batch", "decode_compact_batch", "decode_message"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any, TypeAlias
 
+    from autoinstr.wire.jaeger_read import decode_batch, decode_compact_batch, decode_message
+
     Lost: TypeAlias = tuple[int, int, int]
     #: Name and flags, tags, how many tags, their names.
     Shape: TypeAlias = tuple[bytes, bytes, int, frozenset[str]]
     #: Encoded tags and how many they are: an attribute may be said twice, or not at all.
     Piece: TypeAlias = tuple[bytes, int]
+    #: The same of a fact, and the names of its attributes.
+    FactPiece: TypeAlias = tuple[bytes, int, frozenset[str]]
 
 #: The longest datagram that Jaeger's agent reads and that its clients send.
 MAX_DATAGRAM_BYTES = 65_000
@@ -46,16 +63,10 @@ CLIENT_ALIASES = {
     "network.peer.address": "peer.ipv4",
 }
 
-_STRING, _DOUBLE, _BOOL, _LONG, _BINARY = range(5)
-_CHILD_OF, _FOLLOWS_FROM = range(2)
-
 #: How many spans have their ids and times encoded in one go; more gains nothing, and costs masks.
 _CHUNK = 64
-_I32_MAX = 0x7FFF_FFFF
 _ZERO = b"\0"
 _NOTHING: dict[str, Any] = {}
-#: The latest time that fits the 64 bits of other formats.
-_LATEST_NS = (1 << 64) - 1
 
 
 # Encoding ---------------------------------------------------------------------------------------------------------
@@ -73,6 +84,7 @@ class _ThriftEncoder:
         self._limit = max_value_length
         self._sequence = 0
         self._shapes = Cache()
+        self._heads = Cache()
         self._string_prefixes = Cache()
         self._pieces = _Pieces(client=False), _Pieces(client=True)
         self._tag_headers = [
@@ -160,16 +172,52 @@ class _ThriftEncoder:
         return bad
 
     def _shape(self, span: SpanData, key: tuple[Any, ...]) -> Shape:
-        """What repeats of a span, encoded and remembered."""
+        """What repeats of a span, from what each of its facts became before; remembered if none of them was new.
+
+        With a new one in it (a path with an id) the shape will hardly come again, and would take another one's room.
+        """
+        name, kind, status, flags, scope, facts = key
+        pieces = self._pieces[kind == Kind.CLIENT]
+        said_key = kind, status, scope
+        said = pieces.said.get(said_key)
+        if said is None:
+            said = self._fact_piece(_said_by_tags(span))
+            pieces.said.keep(said_key, said, len(said[0]))
+        tags, names, count = [said[0]], said[2], said[1]
+        are_known = True
+        for fact in facts:
+            try:
+                piece = pieces.facts.get(fact)
+            except TypeError:  # an argument that cannot be hashed
+                return self._whole_shape(span)
+            if piece is None:
+                are_known = False
+                piece = self._fact_piece(_with_aliases(described((fact,)), pieces.client), self._limit)
+                pieces.facts.keep(fact, piece, len(piece[0]))
+            if not names.isdisjoint(piece[2]):
+                return self._whole_shape(span)
+            tags.append(piece[0])
+            count += piece[1]
+            names |= piece[2]
+        head = self._heads.get((name, flags))
+        if head is None:
+            head = self._head(span, [])
+            self._heads.keep((name, flags), head, len(head))
+        shape = head, b"".join(tags), count, names
+        if are_known:
+            self._shapes.keep(key, shape, len(head) + len(shape[1]))
+        return shape
+
+    def _whole_shape(self, span: SpanData) -> Shape:
+        """As ``_shape`` without what is remembered, where facts overlap (the later wins) or cannot be hashed."""
         attributes = _with_aliases(described(span.facts), span.kind == Kind.CLIENT)
         said = _said_by_tags(span)
         tags = self._shape_tags(said, attributes)
-        shape = self._head(span, []), b"".join(tags), len(tags), frozenset(attributes) | frozenset(said)
-        try:
-            self._shapes.keep(key, shape, len(shape[0]) + len(shape[1]))
-        except TypeError:
-            pass
-        return shape
+        return self._head(span, []), b"".join(tags), len(tags), frozenset(attributes) | frozenset(said)
+
+    def _fact_piece(self, attributes: Mapping[str, Any], limit: int | None = None) -> FactPiece:
+        tags = self._tags(attributes if limit is None else {name: plain(attributes[name], limit) for name in attributes})
+        return b"".join(tags), len(tags), frozenset(attributes)
 
     def _overridden(self, span: SpanData) -> Piece:
         """All tags of a span whose own attributes replace some of its shape's."""
@@ -207,14 +255,14 @@ class _ThriftEncoder:
     def _head(self, span: SpanData, references: list[bytes]) -> bytes:
         """Fields 5 to 7."""
         name: thrift.Field = (5, thrift.STRING, utf8(printable(span.name)))
-        flags: thrift.Field = (7, thrift.I32, span.flags & _I32_MAX)
+        flags: thrift.Field = (7, thrift.I32, span.flags & 0xFF)  # What is above has no place in Jaeger's formats.
         return self._fields([name, (6, thrift.LIST, references), flags] if references else [name, flags], 4)
 
     def _reference(self, link: Link) -> bytes:
         context = link.context
         return self._struct(
             [
-                (1, thrift.I32, _CHILD_OF if link.child_of else _FOLLOWS_FROM),
+                (1, thrift.I32, CHILD_OF if link.child_of else FOLLOWS_FROM),
                 (2, thrift.I64, thrift.signed(context.trace_id & MASK_64)),
                 (3, thrift.I64, thrift.signed(context.trace_id >> 64)),
                 (4, thrift.I64, thrift.signed(context.span_id)),
@@ -248,7 +296,7 @@ class _ThriftEncoder:
         """A string tag up to its value: most attributes that vary are strings, under a few names."""
         prefix: bytes | None = self._string_prefixes.get(key)
         if prefix is None:
-            empty = self._fields([(1, thrift.STRING, utf8(key)), (2, thrift.I32, _STRING), (3, thrift.STRING, b"")])
+            empty = self._fields([(1, thrift.STRING, utf8(key)), (2, thrift.I32, STRING), (3, thrift.STRING, b"")])
             prefix = empty[: -len(self._string(b""))]
             self._string_prefixes.keep(key, prefix, len(prefix))
         return prefix
@@ -293,7 +341,7 @@ class CompactEncoder(_ThriftEncoder):
         """The message of as many spans from ``at`` on as fit, their number, and 1 if not even the first fits."""
         self._sequence += 1
         start = thrift.compact_message_header(
-            b"emitBatch", thrift.ONEWAY, self._sequence & _I32_MAX
+            b"emitBatch", thrift.ONEWAY, self._sequence & I32_MAX
         ) + thrift.compact_fields([(1, thrift.STRUCT, thrift.compact_fields([(1, thrift.STRUCT, self._process)]))])
         end = self._batch_end(lost) + _ZERO
         room = self._max_bytes - len(start) - len(end)
@@ -382,14 +430,19 @@ _BINARY_TIMES = _struct.Struct(">3sQ3sQ")
 
 
 class _Pieces:
-    """Own attributes that were encoded before; numbers apart from text, since 1 == True == 1.0 but "1" != 1."""
+    """What was encoded before: attributes and facts, of spans that are a client's and of others.
 
-    __slots__ = ("client", "ints", "strings")
+    Numbers are apart from text, since 1 == True == 1.0 but "1" != 1.
+    """
+
+    __slots__ = ("client", "facts", "ints", "said", "strings")
 
     def __init__(self, *, client: bool) -> None:
         self.client = client
         self.strings = Cache()
         self.ints = Cache()
+        self.facts = Cache()
+        self.said = Cache()
 
 
 def _spans_header(count: int) -> bytes:
@@ -402,12 +455,12 @@ def _spans_header(count: int) -> bytes:
 def _tag_field(value: Any) -> tuple[int, thrift.Field]:
     """The type of a tag and the field that holds its value."""
     if isinstance(value, bool):
-        return _BOOL, (5, thrift.BOOL, value)
+        return BOOL, (5, thrift.BOOL, value)
     if isinstance(value, int):
-        return _LONG, (6, thrift.I64, value)
+        return LONG, (6, thrift.I64, value)
     if isinstance(value, float):
-        return _DOUBLE, (4, thrift.DOUBLE, value)
-    return _BINARY, (7, thrift.STRING, value)
+        return DOUBLE, (4, thrift.DOUBLE, value)
+    return BINARY, (7, thrift.STRING, value)
 
 
 def _said_by_tags(span: SpanData) -> dict[str, Any]:
@@ -433,13 +486,10 @@ def _rare_attributes(span: SpanData) -> dict[str, Any]:
         said["otel.status_description"] = span.status_message
     if span.trace_state:
         said["w3c.tracestate"] = span.trace_state
-    for name, count in zip(_DROPPED, span.dropped or (), strict=False):
+    for name, count in zip(DROPPED, span.dropped or (), strict=False):
         if count:
             said[name] = count
     return said
-
-
-_DROPPED = ("otel.dropped_attributes_count", "otel.dropped_events_count", "otel.dropped_links_count")
 
 
 def _with_aliases(attributes: Mapping[str, Any], client: bool) -> dict[str, Any]:
@@ -457,170 +507,10 @@ def _is_ipv4(value: object) -> bool:
     return len(parts) == 4 and all(part.isdecimal() and part.isascii() and len(part) < 4 for part in parts)
 
 
-# Decoding ---------------------------------------------------------------------------------------------------------
+def __getattr__(name: str) -> Any:
+    """The readers, which receivers load and traced programs do not."""
+    if not name.startswith("decode_"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from autoinstr.wire import jaeger_read
 
-
-def decode_message(data: bytes) -> Batch:
-    """The batch of an ``emitBatch`` message as agents receive it over UDP, in the compact or the binary protocol.
-
-    Calls are taken as well as oneway messages: Jaeger's Go client sends the former. ``DecodeError`` on anything else.
-    """
-    data = bytes(data)
-    reader = thrift.CompactReader(data) if data[:1] == b"\x82" else thrift.BinaryReader(data)
-    name = reader.message_name()
-    if name != b"emitBatch":
-        raise DecodeError(f"not a Jaeger batch, but a call of {name[:50]!r}")
-    return _batch(_child(reader.struct(), 1))
-
-
-def decode_batch(data: bytes) -> Batch:
-    """A bare batch in the binary protocol, as collectors receive it over HTTP; ``DecodeError`` on anything else."""
-    return _batch(thrift.BinaryReader(bytes(data)).struct())
-
-
-def decode_compact_batch(data: bytes) -> Batch:
-    """A bare batch in the compact protocol; ``DecodeError`` on anything else."""
-    return _batch(thrift.CompactReader(bytes(data)).struct())
-
-
-def _batch(fields: thrift.Struct) -> Batch:
-    process = _child(fields, 1)
-    resource = Resource(_text(process, 1), _attributes(process, 2))
-    spans = [_span(span) for span in _children(fields, 2, required=True)]
-    stats = _child(fields, 4) if 4 in fields else None
-    lost = (_int(stats, 1), _int(stats, 2), _int(stats, 3)) if stats is not None else None
-    return Batch(resource, spans, _int(fields, 3) if 3 in fields else None, lost)
-
-
-def _span(fields: thrift.Struct) -> SpanData:
-    start = max(_int(fields, 8), 0)
-    span = SpanData(
-        _text(fields, 5),
-        _trace_id(fields, 1),
-        _int(fields, 3) & MASK_64,
-        _int(fields, 4) & MASK_64,
-        kind=Kind.UNSPECIFIED,
-        flags=_int(fields, 7) & _I32_MAX,
-        start_ns=min(start * 1000, _LATEST_NS),
-        end_ns=min((start + max(_int(fields, 9), 0)) * 1000, _LATEST_NS),
-        events=[_event(log) for log in _children(fields, 11)] or None,
-    )
-    _take_references(span, [_link(reference) for reference in _children(fields, 6)])
-    _take_attributes(span, _attributes(fields, 10))
-    return span
-
-
-def _take_references(span: SpanData, links: list[Link]) -> None:
-    """Find the parent as Jaeger's collector does: the field, else the first CHILD_OF, else the first FOLLOWS_FROM."""
-    if not span.parent_id:
-        in_trace = [link for link in links if link.context.trace_id == span.trace_id]
-        parents = [link for link in in_trace if link.child_of] or in_trace
-        span.parent_id = parents[0].context.span_id if parents else 0
-    parent = span.trace_id, span.parent_id
-    span.links = [
-        link for link in links if not link.child_of or (link.context.trace_id, link.context.span_id) != parent
-    ]
-
-
-def _take_attributes(span: SpanData, attributes: dict[str, Any]) -> None:
-    """Give a span its attributes, and what its codec or its client said about it by tags."""
-    kind = attributes.get("span.kind")
-    if isinstance(kind, str) and kind in Kind.NAMES:
-        span.kind = Kind.NAMES.index(kind)
-        del attributes["span.kind"]
-    code = attributes.get("otel.status_code")
-    if isinstance(code, str) and code in Status.NAMES:
-        span.status = Status.NAMES.index(code)
-        del attributes["otel.status_code"]
-    error = attributes.get("error")
-    if error is True or error == "true":
-        span.status = Status.ERROR
-        del attributes["error"]
-    span.status_message = _pop_text(attributes, "otel.status_description")
-    span.trace_state = _pop_text(attributes, "w3c.tracestate")
-    span.scope = _pop_text(attributes, "component")
-    dropped = [attributes.pop(name) if type(attributes.get(name)) is int else 0 for name in _DROPPED]
-    if any(dropped):
-        span.dropped = dropped[0], dropped[1], dropped[2]
-    span.own = attributes or None
-
-
-def _pop_text(attributes: dict[str, Any], name: str) -> str:
-    return attributes.pop(name) if isinstance(attributes.get(name), str) else ""
-
-
-def _link(fields: thrift.Struct) -> Link:
-    context = SpanContext(_trace_id(fields, 2), _int(fields, 4) & MASK_64)
-    return Link(context, child_of=_int(fields, 1) == _CHILD_OF)
-
-
-def _event(fields: thrift.Struct) -> Event:
-    name = ""
-    attributes = {}
-    for key, value in [_key_value(tag) for tag in _children(fields, 2, required=True)]:
-        if key == "event" and not name and isinstance(value, str):
-            name = value
-        else:
-            attributes[key] = value
-    return Event(name, min(max(_int(fields, 1), 0) * 1000, _LATEST_NS), attributes)
-
-
-def _attributes(fields: thrift.Struct, field: int) -> dict[str, Any]:
-    """Tags as a dictionary; of a name that comes twice the last one counts."""
-    return dict([_key_value(tag) for tag in _children(fields, field)])
-
-
-def _key_value(fields: thrift.Struct) -> tuple[str, Any]:
-    kind = _int(fields, 2)
-    if kind == _STRING:
-        return _text(fields, 1), _optional(fields, 3, bytes, b"").decode("utf-8", "replace")
-    if kind == _BOOL:
-        return _text(fields, 1), _optional(fields, 5, bool, False)
-    if kind == _LONG:
-        return _text(fields, 1), _optional(fields, 6, int, 0)
-    if kind == _DOUBLE:
-        return _text(fields, 1), _optional(fields, 4, float, 0.0)
-    if kind == _BINARY:
-        return _text(fields, 1), _optional(fields, 7, bytes, b"")
-    raise DecodeError(f"tag of unknown type {kind}")
-
-
-def _trace_id(fields: thrift.Struct, low: int) -> int:
-    """A trace id from its halves, whose fields follow each other, the lower one first."""
-    return (_int(fields, low + 1) & MASK_64) << 64 | _int(fields, low) & MASK_64
-
-
-def _optional(fields: thrift.Struct, field: int, kind: type, default: Any) -> Any:
-    value = fields.get(field, default)
-    if type(value) is not kind:
-        raise DecodeError(f"field {field} is a {type(value).__name__} where a {kind.__name__} belongs")
-    return value
-
-
-def _required(fields: thrift.Struct, field: int, kind: type) -> Any:
-    if field not in fields:
-        raise DecodeError(f"field {field} is missing")
-    return _optional(fields, field, kind, None)
-
-
-def _int(fields: thrift.Struct, field: int) -> int:
-    value: int = _required(fields, field, int)
-    return value
-
-
-def _text(fields: thrift.Struct, field: int) -> str:
-    value: bytes = _required(fields, field, bytes)
-    return value.decode("utf-8", "replace")
-
-
-def _child(fields: thrift.Struct, field: int) -> thrift.Struct:
-    value: thrift.Struct = _required(fields, field, dict)
-    return value
-
-
-def _children(fields: thrift.Struct, field: int, *, required: bool = False) -> list[thrift.Struct]:
-    """The structs of a list."""
-    value: list[Any] = _required(fields, field, list) if required else _optional(fields, field, list, [])
-    if any(type(item) is not dict for item in value):
-        raise DecodeError(f"field {field} is a list of something else than structs")
-    return value
+    return getattr(jaeger_read, name)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import struct as _struct
 
-from autoinstr.wire import DecodeError, read_varint, varint
+from autoinstr.wire import DecodeError, Room, read_varint, varint
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,9 +33,10 @@ _TO_COMPACT = {BOOL: 1, I8: 3, I16: 4, I32: 5, I64: 6, DOUBLE: 7, STRING: 8, LIS
 _FROM_COMPACT = {code: kind for kind, code in _TO_COMPACT.items()} | {_COMPACT_FALSE: BOOL}
 
 CALL, ONEWAY = 1, 4
-
 #: Deeper nesting is refused; Jaeger's own structs are seven levels deep.
 MAX_DEPTH = 32
+#: Structs of one payload: each is a dictionary of a quarter of a kilobyte until it is understood.
+MAX_STRUCTS = 500_000
 
 _EMPTY: dict[int, Any] = {}
 
@@ -212,28 +213,27 @@ def _spread(x: int, masks: _LaneMasks) -> int:
 class _Reader:
     """A position in bytes; subclasses know a protocol."""
 
-    __slots__ = ("at", "data")
+    __slots__ = ("_room", "at", "data")
 
     def __init__(self, data: bytes, at: int = 0) -> None:
         self.data = data
         self.at = at
+        self._room = Room(MAX_STRUCTS)
 
     def take(self, size: int) -> bytes:
         """The next ``size`` bytes."""
         end = self.at + size
         if size < 0 or end > len(self.data):
             raise DecodeError(f"{size} bytes wanted at {self.at}, but {len(self.data) - self.at} are left")
-        taken = self.data[self.at : end]
         self.at = end
-        return taken
+        return self.data[end - size : end]
 
     def byte(self) -> int:
         """The next byte."""
-        at = self.at
-        if at >= len(self.data):
-            raise DecodeError(f"ends too early, at {at}")
-        self.at = at + 1
-        return self.data[at]
+        self.at += 1
+        if self.at > len(self.data):
+            raise DecodeError(f"ends too early, at {self.at - 1}")
+        return self.data[self.at - 1]
 
     def string(self) -> bytes:
         raise NotImplementedError
@@ -247,8 +247,22 @@ class _Reader:
         if depth > MAX_DEPTH:
             raise DecodeError(f"nested deeper than {MAX_DEPTH}")
         fields = self._fields(depth)
+        if fields:
+            self._room.take(1)
         # Shared when empty, so that a byte of input cannot claim a dictionary of its own.
         return fields or _EMPTY
+
+    def enter(self, field: int, kind: int, previous: int = 0) -> None:
+        """Go past the header of a field, which must be this one; ``previous`` is the id before it in its struct."""
+        raise NotImplementedError
+
+    def list_size(self) -> int:
+        """Go past a list's header, of structs; how many there are said to be."""
+        kind, size = self._list_header()
+        self._check_container(size, 0)
+        if kind != STRUCT:
+            raise DecodeError(f"a list of something else than structs, before {self.at}")
+        return size
 
     def _fields(self, depth: int) -> Struct:
         raise NotImplementedError
@@ -312,9 +326,9 @@ class CompactReader(_Reader):
         self.varint()
         return self.string()
 
-    def _fields(self, depth: int) -> Struct:
+    def _fields(self, depth: int, previous: int = 0) -> Struct:
         # Numbers and lengths of one byte, which nearly all are, are read in place.
-        data, at, field = self.data, self.at, 0
+        data, at, field = self.data, self.at, previous
         fields: Struct = {}
         try:
             while header := data[at]:
@@ -376,6 +390,14 @@ class CompactReader(_Reader):
         if kind == MAP:
             return self._map(depth)
         raise DecodeError(f"unknown type, before {self.at}")
+
+    def rest_of_struct(self, previous: int, depth: int) -> Struct:
+        """The fields of a struct from here on, after the one with the id ``previous``."""
+        return self._fields(depth, previous)
+
+    def enter(self, field: int, kind: int, previous: int = 0) -> None:
+        if self.byte() != (field - previous) << 4 | _TO_COMPACT[kind]:
+            raise DecodeError(f"field {field} wanted, before {self.at}")
 
     def _list_header(self) -> tuple[int, int]:
         header = self.byte()
@@ -466,6 +488,10 @@ class BinaryReader(_Reader):
         if kind == MAP:
             return self._map(depth)
         raise DecodeError(f"unknown type {kind}, before {self.at}")
+
+    def enter(self, field: int, kind: int, previous: int = 0) -> None:
+        if self.byte() != kind or self._int(2) != field:
+            raise DecodeError(f"field {field} wanted, before {self.at}")
 
     def _list_header(self) -> tuple[int, int]:
         return self.byte(), self._int(4)

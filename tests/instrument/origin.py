@@ -44,7 +44,7 @@ class Received(NamedTuple):
 
     @property
     def trace(self) -> tuple[int, int, int] | None:
-        """Trace id, span id and the sampled flag, which both formats of ours must agree on."""
+        """Trace id, span id and the sampled flag, which both formats of ours must agree on (not on their other flags)."""
         parent, uber = self.value("traceparent"), self.value("uber-trace-id")
         if parent is None and uber is None:
             return None
@@ -52,7 +52,7 @@ class Received(NamedTuple):
         assert uber is not None
         _, trace_id, span_id, flags = parent.split("-")
         theirs = uber.split(":")
-        ids = int(trace_id, 16), int(span_id, 16), int(flags, 16)
+        ids = int(trace_id, 16), int(span_id, 16), int(flags, 16) & 1
         assert ids == (int(theirs[0], 16), int(theirs[1], 16), int(theirs[3], 16))
         return ids
 

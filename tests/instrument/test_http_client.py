@@ -8,9 +8,14 @@ import threading
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import pytest
+import urllib3.connection
+
 from autoinstr.instrument.http_client import MAX_REMEMBERED, make_own_choice
+from autoinstr.model import Status
 
 from .contract_client import Answer, ClientContract, below
+from .origin import Server
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,6 +107,47 @@ class TestHttpClient(ClientContract):
         assert (span.name, span.attributes["url.full"]) == ("PUT", self.url("/"))
         assert self.origin.received[0].body == b"abc"
         assert self.origin.received[0].trace == (span.trace_id, span.span_id, 1)
+
+    @pytest.mark.parametrize("kind", [http.client.HTTPConnection, urllib3.connection.HTTPConnection])
+    def test_body_by_hand_that_fails(self, kind: Any, watch: Callable[..., Watcher]) -> None:
+        """An upload that fails half-way leaves no span: the very request that one would look for.
+
+        requests before 2.29 writes its bodies in chunks like this, past urllib3's pool.
+        """
+
+        def upload() -> None:
+            connection = kind("127.0.0.1", self.origin.port)
+            try:
+                connection.putrequest("POST", "/upload")
+                connection.putheader("Transfer-Encoding", "chunked")
+                connection.endheaders()
+                connection.send(b"3\r\none\r\n")
+                raise OSError("the disk is gone")
+            except Exception:
+                connection.close()
+                raise
+
+        (span,) = self.fails_as_bare(watch, upload)
+        assert (span.name, span.attributes["url.full"]) == ("POST", self.url("/upload"))
+        assert (span.status, span.attributes["error.type"]) == (Status.ERROR, "OSError")
+
+    def test_tunnel_refused_while_another_error_is_handled(self, watch: Callable[..., Watcher]) -> None:
+        """A second try through a proxy, which fails, too, is shown to have failed as the first one did."""
+
+        def second_try() -> None:
+            proxy = Server()
+            proxy.refuses = True
+            try:
+                raise KeyError("the first try")
+            except KeyError:
+                connection = http.client.HTTPConnection("127.0.0.1", proxy.port)
+                connection.set_tunnel("127.0.0.1", self.origin.port)
+                connection.request("GET", "/a")
+            finally:
+                proxy.close()
+
+        (span,) = self.fails_as_bare(watch, second_try)
+        assert span.attributes["error.type"] == "OSError"
 
     def test_response_not_asked_for(self, watch: Callable[..., Watcher]) -> None:
         """A request whose response nobody wanted swallows the next one's span."""

@@ -15,7 +15,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as service
 from opentelemetry.proto.common.v1 import common_pb2 as common
 from opentelemetry.proto.trace.v1 import trace_pb2 as trace
 
-from autoinstr.model import DEBUG, SAMPLED, Event, Kind, Link, Resource, SpanContext, SpanData, Status
+from autoinstr.model import DEBUG, RANDOM, SAMPLED, Event, Kind, Link, Resource, SpanContext, SpanData, Status
 from autoinstr.wire import DecodeError, otlp, protobuf
 
 from . import cases
@@ -421,3 +421,13 @@ def test_service_without_name() -> None:
     )
     assert batch.resource.service_name == "5"
     assert payload_of(otlp.ProtobufEncoder(Resource("")), [cases.span()])
+
+
+@pytest.mark.parametrize(("make", "decode"), FORMATS)
+@pytest.mark.parametrize("flags", [SAMPLED, SAMPLED | RANDOM, RANDOM])
+def test_random_flag_is_not_the_debug_flag(make, decode, flags) -> None:
+    """Every trace of an SDK that sets W3C's second flag would look forced, and pass by all sampling."""
+    link = Link(SpanContext(7, 8, flags))
+    [(payload, _)], _ = make(cases.RESOURCE).encode([cases.span(flags=flags, links=(link,))])
+    [batch] = decode(payload)
+    assert (batch.spans[0].flags, batch.spans[0].links[0].context.flags) == (flags, flags)
