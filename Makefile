@@ -5,6 +5,7 @@
 #   make matrix   the tests on every other Python that this machine has (PATH and pyenv), 3.10 to 3.13
 #   make check    lint, types, import contracts
 #   make docs     the documentation, into build/docs
+#   make pictures screenshots of the web interface, into docs/images (needs Chromium)
 #   make clean    removes everything that the other targets made
 #
 # PYTHON chooses the interpreter (3.10 or later) that the environment is made with.
@@ -15,7 +16,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test matrix check docs clean
+.PHONY: demo test matrix check docs pictures clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -39,6 +40,9 @@ check: $(VENV)/.test
 
 docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict --site-dir build/docs
+
+pictures: $(VENV)/.test
+	$(BIN)/python docs/screenshots.py
 
 clean:
 	rm -rf $(VENV) $(VENV)-* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

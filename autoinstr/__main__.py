@@ -31,6 +31,7 @@ PROGRAM is what follows "python" or a shell prompt otherwise:
 
 options:
   --service NAME   name of the service in the traces (sets OTEL_SERVICE_NAME)
+  --ui             start "autoinstr serve" if none runs, leave it running, and print where to look at the traces
   --               end of the options
   --version        print the version
   -h, --help       print this text
@@ -144,10 +145,15 @@ def _enter(command: str, words: list[str]) -> int:
 
 def _run(words: list[str]) -> int:
     """Become the program that ``words`` name; returns where there is none, or nothing to replace this process by."""
-    service, target = _options(words)
+    service, with_interface, target = _options(words)
     if not target:
         return _print_and_leave(words)
     environ = traced_environment(os.environ, service)
+    if with_interface:
+        from autoinstr.backend import launch
+
+        _say(launch.ready())
+        environ = launch.with_first_trace(environ)
     flags = interpreter_flags(sys.orig_argv, len(sys.argv) - 1, as_module=_is_module())
     if not _is_for_python(target[0]):
         return _become(_find(target[0]), target, environ)
@@ -157,9 +163,13 @@ def _run(words: list[str]) -> int:
     return _become(sys.executable, command, environ)
 
 
-def _options(words: list[str]) -> tuple[str, list[str]]:
-    """(service name or nothing, the program and its arguments); the program is missing where only a text is wanted."""
+def _options(words: list[str]) -> tuple[str, bool, list[str]]:
+    """(service name or nothing, whether a web interface is wanted, the program and its arguments).
+
+    The program is missing where only a text is wanted.
+    """
     service = ""
+    with_interface = False
     rest = list(words)
     while rest:
         word = rest[0]
@@ -169,7 +179,10 @@ def _options(words: list[str]) -> tuple[str, list[str]]:
         if word == "--":
             break
         if word in ("-h", "--help", "--version"):
-            return service, []
+            return service, with_interface, []
+        if word == "--ui":
+            with_interface = True
+            continue
         name, equals, value = word.partition("=")
         if name != "--service":
             raise Refusal(f"unknown option {word} (options of Python go before -m autoinstr; see --help)", WRONG_USAGE)
@@ -178,7 +191,7 @@ def _options(words: list[str]) -> tuple[str, list[str]]:
         if not value:
             raise Refusal("--service needs a name", WRONG_USAGE)
         service = value
-    return service, rest
+    return service, with_interface, rest
 
 
 def _print_and_leave(words: Sequence[str]) -> int:

@@ -1,20 +1,23 @@
-"""Where received spans live: the contract of a store, and one in memory.
+"""Where received spans live: the contract of a store, what a search means, and a store in memory.
 
-Owns: what a search means (Jaeger's rules), the bound on what is kept.
+Owns: what a search means (Jaeger's rules), when two spans are one, the values that stores answer with.
 Must not know: wire formats on the way in, HTTP.
-Invariants: a store may be used by several threads at once; it never holds more spans than it was told; what a call has
-returned does not change afterwards.
+Invariants: a store may be used by several threads at once, but only one writes; it never holds more than it was told to; what
+a call has returned does not change afterwards.
 """
 
 from __future__ import annotations
 
 import heapq
 import threading
+import time
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from autoinstr.backend.calls import MINUTE_NS, Call, Calls
 from autoinstr.model import Batch, Resource, SpanData, Status
 from autoinstr.wire.jaegerjson import span_tags, tag_text
 
@@ -25,6 +28,10 @@ if TYPE_CHECKING:
 Trace = list[tuple[Resource, SpanData]]
 
 FOREVER_NS = 2**63
+
+
+class StoreError(Exception):
+    """A store cannot do what it was asked to do; the text says why and what to do, for its user."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +48,62 @@ class TraceQuery:
     limit: int = 100
 
 
+@dataclass(frozen=True, slots=True)
+class Dependency:
+    """Calls from one service to another: spans of ``child`` whose parent is a span of ``parent``."""
+
+    parent: str
+    child: str
+    calls: int
+    errors: int
+
+
+#: Histograms of durations: ``BUCKETS_PER_OCTAVE`` buckets for each doubling, from 1 µs on (bucket 0 holds what is shorter).
+BUCKETS_PER_OCTAVE = 4
+
+
+def bucket_bound_ns(bucket: int) -> float:
+    """The longest duration that a bucket holds, in nanoseconds."""
+    return float(1000 * 2 ** (bucket / BUCKETS_PER_OCTAVE))
+
+
+#: The bounds of all buckets but the last, which holds whatever is longer than a century.
+_BOUNDS_NS = [bucket_bound_ns(bucket) for bucket in range(54 * BUCKETS_PER_OCTAVE)]
+
+
+def bucket_of(duration_ns: int) -> int:
+    """The bucket of a duration; what ended before it began lasted no time."""
+    return bisect_left(_BOUNDS_NS, duration_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """What the spans of one operation and kind did in one minute (rate, errors, durations).
+
+    ``minute`` counts from the epoch, by the spans' start; ``buckets`` maps ``bucket_of`` to a count.
+    """
+
+    minute: int
+    service: str
+    operation: str
+    kind: int
+    calls: int
+    errors: int
+    duration_ns: int
+    buckets: Mapping[int, int]
+
+
 class Store(Protocol):
     """Keeps spans and finds them again."""
 
-    def write(self, batch: Batch) -> None:
-        """Take the spans of a payload; a trace may come in any number of pieces, in any order."""
+    def write(self, batches: Sequence[Batch]) -> None:
+        """Take the spans of some payloads, durably once this returns: all of them, or none and an exception.
+
+        A trace may come in any number of pieces, in any order; the same span (``identity``) twice is kept once.
+        """
 
     def trace(self, trace_id: int) -> Trace:
-        """All spans of a trace; empty when there is no such trace."""
+        """All spans of a trace, in order of arrival, also of an archived one; empty when there is no such trace."""
 
     def find(self, query: TraceQuery) -> list[Trace]:
         """Whole traces, the newest first (by their first span's start), at most ``query.limit``."""
@@ -59,8 +114,51 @@ class Store(Protocol):
     def operations(self, service: str) -> list[tuple[str, int]]:
         """``(span name, kind)`` pairs of a service, sorted."""
 
+    def dependencies(self, start_ns: int, end_ns: int) -> list[Dependency]:
+        """Calls between services by spans that started in the window, to the minute; summed by pair, sorted."""
+
+    def rates(self, services: Sequence[str], start_ns: int, end_ns: int) -> list[Rate]:
+        """What the spans that started in the window did, to the minute; of all services when ``services`` is empty."""
+
+    def archive(self, trace_id: int) -> bool:
+        """Keep a trace beyond all limits, so that ``trace`` still finds it; False when there is no such trace.
+
+        What comes of it later is kept as any other span; archiving it again adds that. StoreError when the archive, which
+        may hold as much as the store, is full.
+        """
+
+    def clear(self) -> None:
+        """Forget everything, archived traces included."""
+
     def figures(self) -> dict[str, int]:
-        """Counters and gauges to publish, by name."""
+        """Counters and gauges to publish, by name: at least ``store_spans``, ``store_traces``, ``store_bytes``,
+        ``store_evicted_spans_total``."""
+
+    def evicted(self) -> dict[str, int]:
+        """Spans that made room for newer ones, by service, since the start."""
+
+    def close(self) -> None:
+        """Let go of files and connections; nothing may be called afterwards."""
+
+
+#: What tells a span from the others of its trace. The halves of a call may share an id (Zipkin), so that it is not enough;
+#: a sender that had no answer sends again, so that all of this comes twice.
+Identity = tuple[int, int, int, int, str]
+
+
+def identity(service: str, span: SpanData) -> Identity:
+    """Equal for two spans of a trace that are one and the same."""
+    return span.span_id, span.kind, span.start_ns, span.end_ns, service
+
+
+def duration_ns(span: SpanData) -> int:
+    """How long a span lasted; none that ended before it began, by a clock that was set back."""
+    return max(0, span.end_ns - span.start_ns)
+
+
+def first_start_ns(trace: Trace) -> int:
+    """When the first span of a trace started: what "newest" goes by."""
+    return min(span.start_ns for _, span in trace)
 
 
 def matches(query: TraceQuery, resource: Resource, span: SpanData) -> bool:
@@ -69,7 +167,7 @@ def matches(query: TraceQuery, resource: Resource, span: SpanData) -> bool:
         query.service in ("", resource.service_name)
         and query.operation in ("", span.name)
         and query.start_ns <= span.start_ns <= query.end_ns
-        and query.min_duration_ns <= span.end_ns - span.start_ns <= query.max_duration_ns
+        and query.min_duration_ns <= duration_ns(span) <= query.max_duration_ns
         and _has_tags(query.tags, resource, span)
     )
 
@@ -90,32 +188,98 @@ def _has_tag(key: str, text: str, span: SpanData, sources: Sequence[Attributes])
     return any(key in source and tag_text(source[key]) == text for source in sources)
 
 
-class MemoryStore:
-    """Keeps the newest spans in memory; the oldest traces make room for new ones."""
+def summed_calls(calls: Iterable[tuple[tuple[str, str], int, int]]) -> list[Dependency]:
+    """``((parent, child), calls, errors)``, each pair any number of times, summed and sorted."""
+    sums: dict[tuple[str, str], list[int]] = {}
+    for pair, count, errors in calls:
+        total = sums.setdefault(pair, [0, 0])
+        total[0] += count
+        total[1] += errors
+    return [Dependency(*pair, *sums[pair]) for pair in sorted(sums)]
 
-    def __init__(self, max_spans: int) -> None:
+
+#: Minute, service, operation, kind.
+RateKey = tuple[int, str, str, int]
+
+
+class RateSum:
+    """A ``Rate`` that is still being added to."""
+
+    __slots__ = ("buckets", "calls", "duration_ns", "errors")
+
+    def __init__(self, calls: int = 0, errors: int = 0, duration_ns: int = 0) -> None:
+        self.calls = calls
+        self.errors = errors
+        self.duration_ns = duration_ns
+        self.buckets: dict[int, int] = {}
+
+    def add(self, calls: int, errors: int, duration_ns: int, buckets: Mapping[int, int]) -> None:
+        self.calls += calls
+        self.errors += errors
+        self.duration_ns += duration_ns
+        for bucket, count in buckets.items():
+            self.buckets[bucket] = self.buckets.get(bucket, 0) + count
+
+
+def sorted_rates(sums: Mapping[RateKey, RateSum]) -> list[Rate]:
+    """The sums as values, by minute, service, operation and kind."""
+    return [
+        Rate(*key, found.calls, found.errors, found.duration_ns, found.buckets) for key, found in sorted(sums.items())
+    ]
+
+
+class _Held:
+    """One trace in memory: only ever appended to, so that readers need no lock once they have it."""
+
+    __slots__ = ("arrived_s", "known", "spans")
+
+    def __init__(self, arrived_s: float) -> None:
+        self.arrived_s = arrived_s
+        self.spans: Trace = []
+        self.known: set[Identity] = set()
+
+
+class MemoryStore:
+    """Keeps the newest spans in memory; the oldest traces make room for new ones, and go when they are too old.
+
+    ``max_age_s`` counts from the arrival of a trace's first span; it is looked at when spans are written.
+    """
+
+    def __init__(
+        self, max_spans: int, max_age_s: float | None = None, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._max_spans = max_spans
+        self._max_age_s = float("inf") if max_age_s is None else max_age_s
+        self._clock = clock
         self._lock = threading.Lock()
-        self._traces: dict[int, Trace] = {}
+        self._evicted: Counter[str] = Counter()
+        self._forget_all()
+
+    def _forget_all(self) -> None:
+        #: In order of arrival.
+        self._traces: dict[int, _Held] = {}
+        self._archived: dict[int, Trace] = {}
         self._operations: dict[str, Counter[tuple[str, int]]] = {}
         self._span_count = 0
-        self._evicted = 0
+        self._bytes = 0
 
-    def write(self, batch: Batch) -> None:
+    def write(self, batches: Sequence[Batch]) -> None:
         with self._lock:
-            for span in batch.spans:
-                self._add(batch.resource, span)
+            now_s = self._clock()
+            for batch in batches:
+                for span in batch.spans:
+                    self._add(batch.resource, span, now_s)
+            self._evict_older_than(now_s - self._max_age_s)
 
     def trace(self, trace_id: int) -> Trace:
         with self._lock:
-            return list(self._traces.get(trace_id, ()))
+            return self._trace(trace_id)
 
     def find(self, query: TraceQuery) -> list[Trace]:
-        # Looking through everything takes long, and writers must not wait for it: they only ever append to a trace.
-        with self._lock:
-            traces = list(self._traces.values())
-        found = (trace for trace in traces if any(matches(query, *entry) for entry in trace))
-        return [list(trace) for trace in heapq.nlargest(query.limit, found, key=_start_ns)]
+        # Looking through everything takes long, and the writer must not wait for it.
+        found = (trace for trace in self._all_traces() if any(matches(query, *entry) for entry in trace))
+        newest = heapq.nlargest(query.limit, found, key=first_start_ns)
+        return [self.trace(trace[0][1].trace_id) or list(trace) for trace in newest]
 
     def services(self) -> list[str]:
         with self._lock:
@@ -125,26 +289,94 @@ class MemoryStore:
         with self._lock:
             return sorted(self._operations.get(service, ()))
 
-    def figures(self) -> dict[str, int]:
-        return {
-            "store_spans": self._span_count,
-            "store_traces": len(self._traces),
-            "store_evicted_spans_total": self._evicted,
-        }
+    def dependencies(self, start_ns: int, end_ns: int) -> list[Dependency]:
+        first, last = start_ns // MINUTE_NS, end_ns // MINUTE_NS
+        calls = (call for trace in self._all_traces() for call in _calls_of(trace) if first <= call[0] <= last)
+        return summed_calls(((parent, child), 1, failed) for _, parent, child, failed in calls)
 
-    def _add(self, resource: Resource, span: SpanData) -> None:
-        while self._span_count >= self._max_spans:
+    def rates(self, services: Sequence[str], start_ns: int, end_ns: int) -> list[Rate]:
+        first, last = start_ns // MINUTE_NS, end_ns // MINUTE_NS
+        sums: dict[RateKey, RateSum] = {}
+        for trace in self._all_traces():
+            for resource, span in trace:
+                minute, service = span.start_ns // MINUTE_NS, resource.service_name
+                if first <= minute <= last and (not services or service in services):
+                    lasted = duration_ns(span)
+                    total = sums.setdefault((minute, service, span.name, span.kind), RateSum())
+                    total.add(1, span.status == Status.ERROR, lasted, {bucket_of(lasted): 1})
+        return sorted_rates(sums)
+
+    def archive(self, trace_id: int) -> bool:
+        with self._lock:
+            trace = self._trace(trace_id)
+            others = sum(len(kept) for other, kept in self._archived.items() if other != trace_id)
+            if others + len(trace) > self._max_spans:
+                raise StoreError(f"the archive is full: it holds {others} spans of at most {self._max_spans}")
+            if trace:
+                self._archived[trace_id] = trace
+            return bool(trace)
+
+    def clear(self) -> None:
+        with self._lock:
+            self._forget_all()
+
+    def figures(self) -> dict[str, int]:
+        with self._lock:
+            return {
+                "store_spans": self._span_count,
+                "store_traces": len(self._traces),
+                "store_bytes": self._bytes,
+                "store_archived_traces": len(self._archived),
+                "store_evicted_spans_total": sum(self._evicted.values()),
+            }
+
+    def evicted(self) -> dict[str, int]:
+        with self._lock:
+            return dict(self._evicted)
+
+    def close(self) -> None:
+        """There is nothing to let go of."""
+
+    def _all_traces(self) -> list[Trace]:
+        with self._lock:
+            return [held.spans for held in self._traces.values()]
+
+    def _trace(self, trace_id: int) -> Trace:
+        held, archived = self._traces.get(trace_id), self._archived.get(trace_id)
+        if not archived:
+            return list(held.spans) if held else []
+        known = {identity(resource.service_name, span) for resource, span in archived}
+        later = held.spans if held else ()
+        return archived + [entry for entry in later if identity(entry[0].service_name, entry[1]) not in known]
+
+    def _add(self, resource: Resource, span: SpanData, now_s: float) -> None:
+        key = identity(resource.service_name, span)
+        held = self._traces.get(span.trace_id)
+        if held is not None and key in held.known:
+            return
+        while self._span_count >= self._max_spans and self._traces:
             self._evict_oldest()
-        self._traces.setdefault(span.trace_id, []).append((resource, span))
+        # Not the trace of before, which may just have been the oldest.
+        held = self._traces.get(span.trace_id)
+        if held is None:
+            held = self._traces[span.trace_id] = _Held(now_s)
+        held.known.add(key)
+        held.spans.append((resource, span))
         self._operations.setdefault(resource.service_name, Counter())[span.name, span.kind] += 1
         self._span_count += 1
+        self._bytes += _size(span)
+
+    def _evict_older_than(self, moment_s: float) -> None:
+        while self._traces and next(iter(self._traces.values())).arrived_s < moment_s:
+            self._evict_oldest()
 
     def _evict_oldest(self) -> None:
-        trace = self._traces.pop(next(iter(self._traces)))
-        for resource, span in trace:
+        held = self._traces.pop(next(iter(self._traces)))
+        for resource, span in held.spans:
             self._forget_operation(resource.service_name, (span.name, span.kind))
-        self._span_count -= len(trace)
-        self._evicted += len(trace)
+            self._evicted[resource.service_name] += 1
+            self._bytes -= _size(span)
+        self._span_count -= len(held.spans)
 
     def _forget_operation(self, service: str, operation: tuple[str, int]) -> None:
         """Names go with their last span, so that endless new names cannot fill the memory."""
@@ -156,5 +388,12 @@ class MemoryStore:
             del self._operations[service]
 
 
-def _start_ns(trace: Trace) -> int:
-    return min(span.start_ns for _, span in trace)
+def _calls_of(trace: Trace) -> list[Call]:
+    calls = Calls()
+    return [call for resource, span in list(trace) for call in calls.add(resource.service_name, span) or ()]
+
+
+def _size(span: SpanData) -> int:
+    """About what a span takes in memory: objects of CPython, measured by and large, and its long texts."""
+    texts = sum(len(value) for value in (span.own or {}).values() if isinstance(value, str | bytes))
+    return 600 + 150 * len(span.own or ()) + texts + 700 * len(span.events or ())

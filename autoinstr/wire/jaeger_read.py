@@ -262,7 +262,7 @@ def _read_tags(data: bytes, at: int, depth: int, attributes: dict[str, Any]) -> 
             raw = data[at : stop + 1]
             pair = tag_read(raw)
             if pair is None:
-                pair = _tag(data, at, depth, raw)
+                pair = _text_tag(data, at, type_at, raw) if kind == _IS_STRING else _tag(data, at, depth, raw)
             at = stop + 1
         else:
             # A long text, a float, bytes.
@@ -271,6 +271,15 @@ def _read_tags(data: bytes, at: int, depth: int, attributes: dict[str, Any]) -> 
             at = reader.at
         attributes[pair[0]] = pair[1]
     return at
+
+
+def _text_tag(data: bytes, at: int, type_at: int, raw: bytes) -> tuple[str, Any]:
+    """The tag of these bytes, whose value is a short text, remembered: what varies from span to span is such a tag."""
+    raw_key = data[at + 2 : type_at]
+    pair = _names_read.get(raw_key) or _name(raw_key), raw[type_at + 4 - at : -1].decode("utf-8", "replace")
+    if len(raw) <= CACHED_CHARACTERS:
+        _tags_read.keep(raw, pair, 2 * len(raw))
+    return pair
 
 
 def _tag(data: bytes, at: int, depth: int, raw: bytes) -> tuple[str, Any]:

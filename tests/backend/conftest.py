@@ -16,14 +16,15 @@ from typing import Any
 import pytest
 
 HOST = "127.0.0.1"
-NAMES = ("query", "sampling", "collector", "otlp", "zipkin", "agent")
+NAMES = ("query", "sampling", "collector", "otlp", "otlp-grpc", "zipkin", "agent", "agent-binary")
 DEADLINE_S = 30
 
 
 def serve_command(*options: str) -> list[str]:
-    """Any free port for everything, unless ``options`` say otherwise."""
+    """Any free port for everything, and spans in memory, unless ``options`` say otherwise."""
     ports = [word for name in NAMES for word in (f"--{name}-port", "0")]
-    return [sys.executable, "-m", "autoinstr", "serve", *ports, *options]
+    keeps = () if {"--storage", "--forward", "--data"} & set(options) else ("--storage", "memory")
+    return [sys.executable, "-m", "autoinstr", "serve", *ports, *keeps, *options]
 
 
 def poll(condition: Callable[[], Any], what: str) -> Any:
@@ -61,9 +62,9 @@ class Backend:
         finally:
             connection.close()
 
-    def send_datagram(self, payload: bytes) -> None:
+    def send_datagram(self, payload: bytes, port: str = "agent") -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            sock.sendto(payload, (HOST, self.ports["agent"]))
+            sock.sendto(payload, (HOST, self.ports[port]))
 
     def data(self, path: str) -> Any:
         """What a successful query answers, without its envelope."""
@@ -76,8 +77,13 @@ class Backend:
         return poll(lambda: self.data(f"/api/traces?service={service}&start=0"), f"a trace of {service}")[0]
 
     def metric(self, name: str) -> int:
+        """One number of ``/metrics``, by its name with its labels; 0 when it is not there."""
         lines = self.get("query", "/metrics")[1].decode().splitlines()
-        return next((int(line.split()[-1]) for line in lines if line.split()[0] == name), 0)
+        return next((int(line.rpartition(" ")[2]) for line in lines if line.rpartition(" ")[0] == name), 0)
+
+    def lost(self, service: str, where: str) -> int:
+        """How much of a service was lost in one place."""
+        return self.metric(f'autoinstr_service_lost_total{{service="{service}",where="{where}"}}')
 
 
 @contextmanager

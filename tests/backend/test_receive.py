@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
+import socket
 import tracemalloc
 import zlib
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
+import httpx
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+from starlette.applications import Starlette
 
-from autoinstr.backend.receive import RequestError, decompress
+from autoinstr.backend import receive
+from autoinstr.backend.losses import LossBook
+from autoinstr.backend.receive import Intake, RequestError, decompress
+from autoinstr.backend.writer import QueueWriter
+from autoinstr.wire import protobuf
 
 from . import clients
-from .conftest import Backend, poll
+from .conftest import DEADLINE_S, HOST, Backend, poll
+from .test_writer import Shelf, hold
 
 THRIFT = {"Content-Type": "application/x-thrift"}
 PROTOBUF = {"Content-Type": "application/x-protobuf"}
@@ -173,3 +184,163 @@ def test_spans_and_payloads_are_counted(backend: Backend) -> None:
     backend.post("otlp", "/v1/traces", clients.otlp_body("counted", spans=7), PROTOBUF)
     after = [backend.metric(f'autoinstr_received_{name}_total{{protocol="otlp"}}') for name in names]
     assert [b - a for a, b in zip(before, after, strict=True)] == [1, 7]
+
+
+def test_an_otlp_message_of_empty_spans_is_too_large(backend: Backend) -> None:
+    """Two bytes can claim a span of four hundred: a small body must not fill the memory."""
+    empty_spans = b"\x12\x00" * 300_000
+    body = protobuf.bytes_field(1, protobuf.bytes_field(2, empty_spans))
+    status, answer = backend.post("otlp", "/v1/traces", body, PROTOBUF)
+    assert status == 413
+    assert answer[:2] == b"\x08\x08"
+
+
+def test_spans_without_ids_are_a_partial_success(backend: Backend) -> None:
+    """No trace can hold them, and their sender should learn it; the others are kept."""
+    nameless = protobuf.bytes_field(1, protobuf.bytes_field(2, b"\x12\x00"))
+    status, answer = backend.post("otlp", "/v1/traces", clients.otlp_body("partial") + nameless, PROTOBUF)
+    told = ExportTraceServiceResponse.FromString(answer).partial_success
+    assert (status, told.rejected_spans) == (200, 1)
+    assert "1 spans have no trace id" in told.error_message
+    body = json.loads(clients.otlp_json_body("partial"))
+    body["resourceSpans"][0]["scopeSpans"][0]["spans"].append({"name": "nobody's"})
+    status, answer = backend.post("otlp", "/v1/traces", json.dumps(body).encode(), JSON)
+    assert (status, json.loads(answer)["partialSuccess"]["rejectedSpans"]) == (200, "1")
+    assert backend.lost("partial", "refused") == 1
+    assert len(backend.wait_for_service("partial")["spans"]) >= 1
+
+
+def test_every_datagram_is_accounted_for(backend: Backend) -> None:
+    """Over UDP nobody is told of a loss: what did not come has to be in one of the counts."""
+    body, sent = clients.jaeger_datagram("flooding", compact=True), 20_000
+    drops = "autoinstr_udp_kernel_dropped_datagrams_total"
+    before = backend.metric(drops)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.connect((HOST, backend.ports["agent"]))
+        for _ in range(sent):
+            sock.send(body)
+    received = 'autoinstr_service_received_spans_total{service="flooding"}'
+    poll(
+        lambda: backend.metric(received) + backend.lost("flooding", "refused") + backend.metric(drops) - before == sent,
+        "an account of every datagram",
+    )
+
+
+# In one process, with a store that can be stopped ----------------------------------------------------------------
+
+
+def post(app: Starlette, path: str, body: bytes, headers: dict[str, str]) -> httpx.Response:
+    """One request, as a server hands it to the application."""
+
+    async def ask() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=f"http://{HOST}") as client:
+            return await client.post(path, content=body, headers=headers)
+
+    return asyncio.run(ask())
+
+
+@pytest.fixture
+def shelf() -> Shelf:
+    return Shelf()
+
+
+@pytest.fixture
+def losses() -> LossBook:
+    return LossBook()
+
+
+@pytest.fixture
+def writer(shelf: Shelf) -> Iterator[QueueWriter]:
+    made = QueueWriter(shelf, max_bytes=100)
+    yield made
+    shelf.is_open.set()
+    made.close(DEADLINE_S)
+
+
+@pytest.fixture
+def intake(writer: QueueWriter, losses: LossBook) -> Intake:
+    return Intake(writer, losses)
+
+
+POSTS = [
+    pytest.param(receive.jaeger_app, "/api/traces", clients.jaeger_http_body("full"), THRIFT, 202, id="jaeger"),
+    pytest.param(receive.otlp_app, "/v1/traces", clients.otlp_body("full"), PROTOBUF, 200, id="otlp"),
+    pytest.param(receive.otlp_app, "/v1/traces", clients.otlp_json_body("full"), JSON, 200, id="otlp-json"),
+    pytest.param(receive.zipkin_app, "/api/v2/spans", clients.zipkin_body("full"), JSON, 202, id="zipkin"),
+]
+
+
+@pytest.mark.parametrize(("make_app", "path", "body", "headers", "success"), POSTS)
+def test_a_full_queue_asks_to_come_again(
+    shelf: Shelf,
+    writer: QueueWriter,
+    intake: Intake,
+    make_app: Callable[[Intake], Starlette],
+    path: str,
+    body: bytes,
+    headers: dict[str, str],
+    success: int,
+) -> None:
+    """Exporters try again after a 503, and drop the spans after anything else; a 200 would be a lie."""
+    hold(shelf, writer)
+    writer.submit([], 99)
+    refused = post(make_app(intake), path, body, headers)
+    assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
+    shelf.is_open.set()
+    poll(lambda: writer.figures()["writer_queue_bytes"] == 0, "an empty queue")
+    assert post(make_app(intake), path, body, headers).status_code == success
+
+
+@pytest.mark.parametrize(("make_app", "path", "body", "headers", "success"), POSTS)
+def test_a_failing_store_asks_to_come_again(
+    shelf: Shelf,
+    intake: Intake,
+    make_app: Callable[[Intake], Starlette],
+    path: str,
+    body: bytes,
+    headers: dict[str, str],
+    success: int,
+) -> None:
+    """A full disk may have room again before the exporter gives up."""
+    shelf.broken = True
+    refused = post(make_app(intake), path, body, headers)
+    assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
+
+
+def test_success_is_answered_after_the_store_has_it(shelf: Shelf, intake: Intake) -> None:
+    """What was answered 2xx is never sent again: it must have been written."""
+    answer = post(receive.otlp_app(intake), "/v1/traces", clients.otlp_body("x", spans=5), PROTOBUF)
+    assert answer.status_code == 200
+    assert shelf.writes == [5]
+
+
+def test_spans_that_find_the_queue_full_are_counted_for_their_service(
+    shelf: Shelf, writer: QueueWriter, intake: Intake, losses: LossBook
+) -> None:
+    """Jaeger's clients do not try again, so that these are gaps in traces which somebody will look for."""
+    hold(shelf, writer)
+    writer.submit([], 99)
+    for compact in (True, False):
+        intake.take_datagrams([clients.jaeger_datagram("lost", compact=compact)] * 3 + [b"garbage"])
+    post(receive.jaeger_app(intake), "/api/traces", clients.jaeger_http_body("lost"), THRIFT)
+    report = losses.report()
+    assert next(row for row in report["services"] if row["name"] == "lost")["refused"] == 7
+    assert report["receiver"] == {"refused_payloads": 2}
+
+
+def test_datagrams_that_the_store_does_not_take_are_counted(
+    shelf: Shelf, intake: Intake, losses: LossBook, writer: QueueWriter
+) -> None:
+    """Nobody sends them again."""
+    shelf.broken = True
+    intake.take_datagrams([clients.jaeger_datagram("broken", compact=True)] * 2)
+    poll(lambda: any(row["refused"] == 2 for row in losses.report()["services"]), "two refused spans")
+
+
+def test_bodies_under_way_are_bounded(intake: Intake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand slow uploads of 64 MB each would fill any memory."""
+    monkeypatch.setattr(receive, "MAX_READING_BYTES", 1000)
+    app = receive.otlp_app(intake)
+    assert post(app, "/v1/traces", bytes(1001), PROTOBUF).status_code == 503
+    assert post(app, "/v1/traces", b"", PROTOBUF).status_code == 200
+    assert intake.reading_bytes == 0
