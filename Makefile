@@ -1,6 +1,7 @@
 # The one front door. Every target does its own set-up, in a virtual environment of its own.
 #
 #   make demo     a small shop of two services, traced without a change; shows a trace as a tree
+#                 KEEP=1: leaves it running, to look at the traces in a browser
 #   make test     all checks and all tests          PYTEST_ARGS='tests/wire -k compact' for some of them
 #   make matrix   the tests on every other Python that this machine has (PATH and pyenv), 3.10 to 3.13
 #   make check    lint, types, import contracts
@@ -20,7 +21,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
-	$(BIN)/python examples/demo.py
+	$(BIN)/python examples/demo.py $(if $(KEEP),--keep)
 
 test: check
 	$(BIN)/python -m pytest -n auto $(PYTEST_ARGS)

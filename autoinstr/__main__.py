@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 USAGE = """\
 usage: python -m autoinstr [run] [OPTIONS] PROGRAM [ARGUMENTS...]
-       python -m autoinstr {serve,bench,doctor} ...
+       python -m autoinstr {serve,export,bench,doctor} ...
 
 Run a program and trace it, without a change to its code.
 
@@ -38,6 +38,7 @@ options:
 
 commands:
   serve            receive, store and show traces
+  export           write stored traces to a Parquet file
   bench            measure the cost of tracing
   doctor           check the set-up; "doctor --path" prints what to put on PYTHONPATH
 Options of Python go before "-m autoinstr": python -X dev -m autoinstr app.py
@@ -50,6 +51,7 @@ NOT_EXECUTABLE, NOT_FOUND, WRONG_USAGE = 126, 127, 2
 #: Subcommand: its module, and what to install when something that the module imports is missing.
 _ROOMS = {
     "serve": ("autoinstr.backend.app", "autoinstr[backend]"),
+    "export": ("autoinstr.backend.parquet", "autoinstr[parquet]"),
     "bench": ("autoinstr.bench.app", "autoinstr[bench]"),
     "doctor": ("autoinstr.doctor", "autoinstr"),
 }

@@ -30,7 +30,8 @@ STOP_SECONDS = 5
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 #: Free by default, but on a developer's machine a Jaeger may run already: then any other port does.
-BACKEND_PORTS = {"query": 16686, "sampling": 5778, "collector": 14268, "otlp": 4318, "zipkin": 9411, "agent": 6831}
+BACKEND_PORTS = {"query": 16686, "sampling": 5778, "agent": 6831}
+BACKEND_PORTS |= {"collector": 14268, "otlp": 4318, "otlp-grpc": 4317, "zipkin": 9411, "agent-binary": 6832}
 
 #: What each purchase has to look like: how often each chain of spans, from the root down, must be there.
 COMPLETE = Counter(
@@ -122,9 +123,11 @@ def run(processes, folder, keep):
     print()
     purchases = [send(shop, path) for path in ("/", "/buy/teapot", "/buy/yacht", "/buy/unicorn")][1:3]
     print()
-    for debug_id in purchases:
-        print(tree(backend, wait_for_trace(processes, backend, debug_id)))
+    traces = [wait_for_trace(processes, backend, debug_id) for debug_id in purchases]
+    for trace_id in traces:
+        print(tree(backend, trace_id))
     if keep:
+        print(f"To look at: http://{HOST}:{backend['query']}/trace/{traces[0]}")
         print("Running until Ctrl-C.")
         while True:
             processes.check()
@@ -133,7 +136,7 @@ def run(processes, folder, keep):
 
 def start_backend(processes, folder):
     """The ports of the backend, by name, once it listens."""
-    free = {name: port if is_free(port, udp=name == "agent") else 0 for name, port in BACKEND_PORTS.items()}
+    free = {name: port if is_free(port, udp=name.startswith("agent")) else 0 for name, port in BACKEND_PORTS.items()}
     try:
         ports = serve(processes, folder, free)
     except DemoError:
@@ -146,7 +149,9 @@ def start_backend(processes, folder):
 def serve(processes, folder, ports):
     ports_file = Path(folder) / "ports.json"
     options = [word for name, port in ports.items() for word in (f"--{name}-port", str(port))]
-    processes.start("backend", ["-m", "autoinstr", "serve", "--host", HOST, "--ports-file", str(ports_file), *options])
+    # In a folder of its own: the traces of other days are not the demo's business.
+    options += ["--data", str(Path(folder) / "backend"), "--ports-file", str(ports_file)]
+    processes.start("backend", ["-m", "autoinstr", "serve", "--host", HOST, *options])
     wait_until(ports_file.exists, processes, START_SECONDS, "the backend does not start")
     return json.loads(ports_file.read_text(encoding="utf-8"))
 

@@ -28,6 +28,7 @@ from autoinstr.backend.sqlite_partition import (
     PartitionError,
     Reader,
     buckets_of,
+    chunks,
     clamped,
     has_word_index,
 )
@@ -431,8 +432,11 @@ def _lock(folder: str) -> sqlite3.Connection:
 
 def _add_rates(sums: dict[RateKey, RateSum], reader: Reader, services: Sequence[str], window: tuple[int, int]) -> None:
     sql = "SELECT minute, service, operation, kind, calls, errors, duration, buckets FROM rate WHERE minute BETWEEN ? AND ?"
-    wanted = {reader.number(service) for service in services}
-    for minute, service, operation, kind, calls, errors, duration, buckets in reader.rows(sql, window):
-        if not services or service in wanted:
+    numbers = [number for service in services if (number := reader.number(service)) is not None]
+    for marks, wanted in chunks(numbers) if services else [("", ())]:
+        among = f"{sql} AND service IN ({marks})" if marks else sql
+        for minute, service, operation, kind, calls, errors, duration, buckets in reader.rows(
+            among, (*window, *wanted)
+        ):
             key = (minute, reader.name(service), reader.name(operation), kind)
             sums.setdefault(key, RateSum()).add(calls, errors, duration, buckets_of(buckets))

@@ -149,7 +149,7 @@ class QueueWriter:
 
     def _put(self, job: _Job) -> Future[None]:
         with self._changed:
-            if False:
+            if self._closing or not self._fits(job):
                 self._counts["writer_refused_payloads_total"] += 1
                 raise Full("the backend is stopping" if self._closing else "the queue before the store is full")
             self._waiting_bytes += job.size

@@ -215,6 +215,22 @@ def test_zooming_with_keys_wheel_and_minimap(show: Opener) -> None:
     wait_for_query(page, **{"from": None, "to": None})
 
 
+def test_going_back_goes_back_to_the_time_that_was_seen(show: Opener) -> None:
+    """Zooming replaces the address instead of adding one for each step; where one came from is as it was left."""
+    page = show(traces.checkout())
+    page.keyboard.press("2")
+    wait_for_query(page, view="flame")
+    page.keyboard.press("1")
+    expect(page.locator(ROWS).first).to_be_visible()
+    page.keyboard.press("w")
+    page.keyboard.press("w")
+    page.wait_for_function("() => new URLSearchParams(location.search).has('from')")
+    page.go_back()
+    page.go_back()
+    expect(page.locator(ROWS).first).to_be_visible()
+    expect(page.locator(".zoom-told")).to_have_count(0)
+
+
 def test_the_minimap_shows_all_spans_in_both_themes(show: Opener) -> None:
     """The canvas follows the theme, as everything else does: a dark drawing on a dark page shows nothing."""
     page = show(traces.checkout(), color_scheme="light")

@@ -169,6 +169,7 @@ def test_adjusted_clocks_are_told_and_can_be_undone(show: Opener, site: Site) ->
     page.get_by_role("button", name="Times as sent").click()
     wait_for_query(page, raw="1")
     expect(page.locator(".trace-head")).to_contain_text("2.54 s")
+    expect(page.get_by_role("button", name="Times as sent")).to_have_attribute("aria-pressed", "true")
     assert any(one.startswith("/api/traces/5e?raw=true") for one in site.asked)
     page.get_by_role("button", name="Times as sent").click()
     expect(page.locator(".trace-head")).to_contain_text("50.0 ms")
@@ -196,6 +197,13 @@ def test_the_flame_graph_zooms_by_mouse_and_keys(show: Opener) -> None:
     expect(crumbs.last).to_have_text("storefront: POST")
     crumbs.first.click()
     expect(crumbs).to_have_count(1)
+    box = canvas.bounding_box()
+    assert box
+    canvas.click(position={"x": box["width"] * 0.98, "y": 22 * 2 + 8})  # the root's own time: nothing is below it
+    canvas.click(position={"x": box["width"] * 0.9, "y": 22 * 2 + 8})
+    expect(crumbs).to_have_count(3)
+    expect(crumbs.last).to_have_text("storefront: GET")
+    crumbs.first.click()
     page.get_by_role("button", name="As a table").click()
     line = page.get_by_role("row").filter(has_text="SELECT price")
     expect(line.get_by_role("cell")).to_have_text(["4", "12", "21.3 ms", "21.3 ms", "0"])
