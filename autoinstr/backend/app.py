@@ -76,9 +76,8 @@ def _serve(chosen: argparse.Namespace) -> None:
         _warn_if_open(chosen, credentials)
         _tune()
         datagrams.start()
-        _announce(chosen, ports)
         try:
-            server.serve(by_port, list(sockets.values()))
+            server.serve(by_port, list(sockets.values()), lambda: _announce(chosen, ports))
         finally:
             log.info("stopped")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -48,8 +48,11 @@ def bind(host: str, port: int, kind: socket.SocketKind, option: str) -> socket.s
     return sock
 
 
-def serve(apps: Mapping[int, ASGIApp], sockets: list[socket.socket]) -> None:
-    """Answer requests, each by the application of its port, until a signal comes; raises KeyboardInterrupt then."""
+def serve(apps: Mapping[int, ASGIApp], sockets: list[socket.socket], on_started: Callable[[], None]) -> None:
+    """Answer requests, each by the application of its port, until a signal comes; raises KeyboardInterrupt then.
+
+    ``on_started`` is called once requests are answered and signals are awaited: from then on it ends in order.
+    """
     stopping = _Stopping()
     config = uvicorn.Config(
         stopping.ending(dispatch_by_port(apps)),
@@ -62,7 +65,7 @@ def serve(apps: Mapping[int, ASGIApp], sockets: list[socket.socket]) -> None:
         limit_concurrency=MAX_CONNECTIONS,
         timeout_graceful_shutdown=STOP_S,
     )
-    _Server(config, stopping).run(sockets=sockets)
+    _Server(config, stopping, on_started).run(sockets=sockets)
 
 
 def dispatch_by_port(apps: Mapping[int, ASGIApp]) -> ASGIApp:
@@ -122,9 +125,14 @@ class _Stopping:
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, stopping: _Stopping) -> None:
+    def __init__(self, config: uvicorn.Config, stopping: _Stopping, on_started: Callable[[], None]) -> None:
         super().__init__(config)
         self._stopping = stopping
+        self._on_started = on_started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._stopping.begin()

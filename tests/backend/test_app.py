@@ -10,15 +10,18 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from autoinstr.backend import options
+from autoinstr.backend import app, options
 
 from . import clients
 from .conftest import HOST, NAMES, Backend, poll, running, serve_command
+from .test_writer import Shelf
 
 PROTOBUF = {"Content-Type": "application/x-protobuf"}
 
@@ -136,7 +139,7 @@ def test_what_was_answered_survives_a_kill(tmp_path: Path) -> None:
 
 def test_what_came_over_udp_survives_an_end_in_order(tmp_path: Path) -> None:
     """Datagrams have no answer: what has come when SIGTERM comes has to be written first."""
-    services = [f"late-{number}" for number in range(2000)]
+    services = [f"late-{number}" for number in range(100)]
     datagrams = [clients.jaeger_datagram(service, compact=True) for service in services]
     with running(tmp_path, "--data", str(tmp_path / "data")) as backend:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
@@ -149,6 +152,26 @@ def test_what_came_over_udp_survives_an_end_in_order(tmp_path: Path) -> None:
     (tmp_path / "ports.json").unlink()
     with running(tmp_path, "--data", str(tmp_path / "data")) as backend:
         assert set(backend.data("/api/services")) == set(services)
+
+
+def test_the_store_is_closed_after_the_last_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that is slow at the end, a disk that wakes up, must not cost what waits for it."""
+
+    class Slow(Shelf):
+        def close(self) -> None:
+            self.writes.append(-1)
+
+    shelf = Slow()
+    monkeypatch.setattr(app, "_open_store", lambda chosen: shelf)
+    with ExitStack() as closing:
+        backend = app.Backend(options.parse([]), closing)
+        shelf.is_open.clear()
+        for service in ("one", "two"):
+            backend.take_datagrams([clients.jaeger_datagram(service, compact=True)])
+        assert shelf.is_busy.wait(30)
+        threading.Timer(0.2, shelf.is_open.set).start()
+    assert sum(shelf.writes) == 1
+    assert shelf.writes[-1] == -1
 
 
 def test_a_live_tail_does_not_hold_up_the_end(tmp_path: Path) -> None:
@@ -307,3 +330,11 @@ def test_a_forwarder_sends_everything_on(tmp_path: Path) -> None:
             assert (status, json.loads(body)["probabilisticSampling"]["samplingRate"]) == (200, 0.25)
             assert agent.get("query", "/ready")[0] == 200
             assert agent.metric("autoinstr_forward_received_spans_total") == 2
+
+
+def test_an_unwritable_ports_file_is_explained(tmp_path: Path) -> None:
+    """A supervisor waits for that file; it must not find a running backend without one."""
+    ended = run("--ports-file", str(tmp_path / "nowhere" / "ports.json"))
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("autoinstr serve: cannot write ")
+    assert ended.stderr.count("\n") == 1

@@ -2,14 +2,14 @@
 // Owns: the small language of the search field, which spans match. Must not know: the page.
 // Invariants: pure; nothing that is typed is run as a pattern, so that no text can hang the page.
 
-import { endOf, listOf, plainId, serviceOf, textOf } from "./model.js";
+import { listOf, plainId, serviceOf, textOf } from "./model.js";
 
 /**
  * What is asked for: `[{key, wanted, negated}]`, all of which have to hold. Words are looked for anywhere in a span;
  * `key=value` in the tag (also `service=`, `operation=`, `kind=`); a minus before it negates; quotes hold words
  * together.
  */
-export function parseFind(text) {
+function parseFind(text) {
   const parts = String(text ?? "").match(/-?(?:[^\s"]|"[^"]*"?)+/g) ?? [];
   return parts.map(parsePart).filter((term) => term.wanted !== "" || term.key !== "");
 }
@@ -101,6 +101,3 @@ function hasWord(trace, node, wanted) {
 function tagLists(span) {
   return [listOf(span.tags), ...listOf(span.logs).map((log) => listOf(log.fields))];
 }
-
-/** Whether a span lies, at least in part, within a stretch of time. */
-export const overlaps = (trace, node, from, to) => endOf(trace, node) >= from && trace.start[node] <= to;

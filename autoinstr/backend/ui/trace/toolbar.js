@@ -2,7 +2,6 @@
 // Owns: those controls. Must not know: what they do to the views (the address says it to all of them).
 
 import { count, html, useEffect, useRef, useState } from "../lib.js";
-import { Icon } from "../icons.js";
 import { changeAddress } from "./address.js";
 import { parseDuration } from "./search.js";
 
