@@ -51,7 +51,7 @@ NOT_EXECUTABLE, NOT_FOUND, WRONG_USAGE = 126, 127, 2
 #: Subcommand: its module, and what to install when something that the module imports is missing.
 _ROOMS = {
     "serve": ("autoinstr.backend.app", "autoinstr[backend]"),
-    "export": ("autoinstr.backend.parquet", "autoinstr[parquet]"),
+    "export": ("autoinstr.backend.store.parquet", "autoinstr[parquet]"),
     "bench": ("autoinstr.bench.app", "autoinstr[bench]"),
     "doctor": ("autoinstr.doctor", "autoinstr"),
 }

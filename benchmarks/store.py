@@ -22,8 +22,8 @@ from typing import Any
 from measure import HERE, Report, table
 
 from autoinstr.backend.app import GC_THRESHOLD
-from autoinstr.backend.sqlite import SqliteStore
 from autoinstr.backend.store import FOREVER_NS, MemoryStore, Store, TraceQuery
+from autoinstr.backend.store.sqlite import SqliteStore
 from autoinstr.model import Batch, Kind, Resource, SpanData, Status
 
 SERVICES, OPERATIONS = 12, 12

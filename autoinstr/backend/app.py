@@ -22,9 +22,10 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from autoinstr.backend import grpc, guard, log, losses, metrics, options, receive, server, udp, writer
+from autoinstr.backend import guard, log, metrics, options, receive, server
 from autoinstr.backend.guard import Credentials
 from autoinstr.backend.options import LISTENERS, OFF
+from autoinstr.backend.receive import grpc, losses, udp, writer
 
 GRPC_STOP_S, WRITER_STOP_S = 2.0, 10.0
 #: How long a thread that computes keeps Python's lock: a fifth of the usual, so that sockets wait less for the writer.
@@ -151,11 +152,11 @@ def _open_store(chosen: argparse.Namespace) -> Any:
         if chosen.storage == "memory":
             return MemoryStore(chosen.max_spans, chosen.max_age)
         if chosen.storage == "postgres":
-            from autoinstr.backend.postgres import PostgresStore
+            from autoinstr.backend.store.postgres import PostgresStore
 
             url = options.secret(chosen.postgres, "--postgres")
             return PostgresStore(url, max_age_s=chosen.max_age, max_bytes=chosen.max_bytes)
-        from autoinstr.backend.sqlite import SqliteStore
+        from autoinstr.backend.store.sqlite import SqliteStore
 
         return SqliteStore(_folder(chosen, "traces"), max_bytes=chosen.max_bytes, max_age_s=chosen.max_age)
     except (StoreError, ValueError, OSError) as error:
@@ -163,7 +164,8 @@ def _open_store(chosen: argparse.Namespace) -> Any:
 
 
 def _open_forwarder(chosen: argparse.Namespace) -> Any:
-    from autoinstr.backend import forward, spool
+    from autoinstr.backend import forward
+    from autoinstr.backend.forward import spool
 
     try:
         headers = {name: options.secret(value, "--forward-header") for name, value in chosen.forward_header}
@@ -174,7 +176,8 @@ def _open_forwarder(chosen: argparse.Namespace) -> Any:
 
 
 def _open_strategies(chosen: argparse.Namespace) -> Any:
-    from autoinstr.backend import adaptive, sampling
+    from autoinstr.backend import sampling
+    from autoinstr.backend.sampling import adaptive
 
     steering = adaptive.Adaptive(chosen.adaptive) if chosen.adaptive else None
     # What was edited is kept where spans are kept.

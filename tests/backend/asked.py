@@ -11,12 +11,12 @@ from typing import Any
 
 import httpx
 
-from autoinstr.backend.losses import LossBook
 from autoinstr.backend.parts import Parts
 from autoinstr.backend.query import query_app
+from autoinstr.backend.receive.losses import LossBook
+from autoinstr.backend.receive.writer import QueueWriter
 from autoinstr.backend.sampling import StrategyBook
 from autoinstr.backend.store import MemoryStore, Store
-from autoinstr.backend.writer import QueueWriter
 from autoinstr.model import Batch, Kind, Resource, SpanData
 
 SECOND_NS = 10**9

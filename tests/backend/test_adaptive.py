@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoinstr.backend.adaptive import (
+from autoinstr.backend.sampling.adaptive import (
     GREATEST_GROWTH,
     LOOK_BACK,
     MAX_INSTANCES,

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from autoinstr.backend import analysis
-from autoinstr.backend.analysis import (
+from autoinstr.backend.query import analysis
+from autoinstr.backend.query.analysis import (
     DUPLICATE_ID,
     adjust,
     call_rate,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from autoinstr.backend.decisions import Decision, DecisionTable, decisions, instance_of
+from autoinstr.backend.sampling.decisions import Decision, DecisionTable, decisions, instance_of
 from autoinstr.model import Batch, Resource, SpanData
 from autoinstr.wire import jaeger, otlp, zipkin
 

@@ -19,9 +19,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 
-from autoinstr.backend import forward, outgoing
-from autoinstr.backend.forward import Forwarder, ForwardError, retry_after_s, target_of
-from autoinstr.backend.spool import SpoolError
+from autoinstr.backend import forward
+from autoinstr.backend.forward import Forwarder, ForwardError, outgoing, retry_after_s, target_of
+from autoinstr.backend.forward.spool import SpoolError
 from autoinstr.model import Batch, Kind, Resource, SpanData, Status
 from autoinstr.wire import jaeger
 from test_transport import Authority

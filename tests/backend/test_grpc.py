@@ -13,10 +13,10 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from autoinstr.backend import receive
-from autoinstr.backend.grpc import METHOD, start
 from autoinstr.backend.guard import Credentials
-from autoinstr.backend.losses import LossBook
-from autoinstr.backend.writer import QueueWriter
+from autoinstr.backend.receive.grpc import METHOD, start
+from autoinstr.backend.receive.losses import LossBook
+from autoinstr.backend.receive.writer import QueueWriter
 from autoinstr.wire import protobuf
 
 from . import clients

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from autoinstr.backend import live
-from autoinstr.backend.live import _Client
+from autoinstr.backend.query import live
+from autoinstr.backend.query.live import _Client
 
 from .conftest import HOST, Backend, poll, running
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from autoinstr.backend.losses import MAX_CLIENTS, MAX_SERVICES, OTHER_SERVICES, LossBook
+from autoinstr.backend.receive.losses import MAX_CLIENTS, MAX_SERVICES, OTHER_SERVICES, LossBook
 from autoinstr.model import Batch, Resource, SpanData
 
 from .conftest import HOST, Backend, poll

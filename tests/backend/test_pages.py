@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from autoinstr.backend import pages
-from autoinstr.backend.losses import LossBook
+from autoinstr.backend.query import pages
+from autoinstr.backend.receive.losses import LossBook
 from autoinstr.backend.store import MemoryStore
 from autoinstr.model import Batch, Kind, Resource, Status
 

@@ -11,10 +11,9 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 
-from autoinstr.backend import parquet
-from autoinstr.backend.parquet import ExportError, export, main, spans_of
-from autoinstr.backend.sqlite import SqliteStore
-from autoinstr.backend.store import FOREVER_NS, MemoryStore, TraceQuery
+from autoinstr.backend.store import FOREVER_NS, MemoryStore, TraceQuery, parquet
+from autoinstr.backend.store.parquet import ExportError, export, main, spans_of
+from autoinstr.backend.store.sqlite import SqliteStore
 from autoinstr.model import Batch, Event, Kind, Link, Resource, SpanContext, Status
 
 from .spans import MINUTE_NS, NOW_NS, SECOND_NS, SHOP, STOCK, a_span, write

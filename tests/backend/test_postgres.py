@@ -17,9 +17,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from autoinstr.backend import pgschema
-from autoinstr.backend.postgres import PostgresStore
-from autoinstr.backend.store import FOREVER_NS, Dependency, StoreError, TraceQuery
+from autoinstr.backend.store import FOREVER_NS, Dependency, StoreError, TraceQuery, pgschema
+from autoinstr.backend.store.postgres import PostgresStore
 from autoinstr.model import Batch
 
 from .contract_store import StoreContract
@@ -299,7 +298,7 @@ def test_a_server_that_is_restarted(url: str, server: Server) -> None:
 
 def test_a_write_that_fails_leaves_nothing(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The sender is told to try again, and its spans must not be taken for duplicates then."""
-    from autoinstr.backend import postgres as module
+    from autoinstr.backend.store import postgres as module
 
     def fail(*_: object) -> None:
         raise psycopg.errors.DiskFull("no space left on device")
@@ -321,7 +320,7 @@ def test_a_write_that_fails_leaves_nothing(url: str, monkeypatch: pytest.MonkeyP
 
 BACKEND = """
 import sys
-from autoinstr.backend.postgres import PostgresStore
+from autoinstr.backend.store.postgres import PostgresStore
 from autoinstr.model import Batch, Resource, SpanData
 store = PostgresStore(sys.argv[1], max_age_s=1000, max_bytes=None)
 number = 0

@@ -12,8 +12,8 @@ from urllib.parse import quote
 
 import pytest
 
-from autoinstr.backend import asking as asking_module
-from autoinstr.backend.asking import ParameterError, parse_duration, parse_trace_id
+from autoinstr.backend.query import asking as asking_module
+from autoinstr.backend.query.asking import ParameterError, parse_duration, parse_trace_id
 from autoinstr.backend.store import MemoryStore, Store, StoreError, Trace, TraceQuery
 from autoinstr.model import Event, Kind, Link, Resource, SpanContext, SpanData, Status
 

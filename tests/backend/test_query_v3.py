@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from autoinstr.backend.asking import ParameterError
-from autoinstr.backend.query_v3 import _nanoseconds, _trace_id
+from autoinstr.backend.query.asking import ParameterError
+from autoinstr.backend.query.v3 import _nanoseconds, _trace_id
 from autoinstr.model import Event, Kind, Resource, SpanData, Status
 from autoinstr.wire import otlp
 

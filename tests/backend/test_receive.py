@@ -17,9 +17,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from starlette.applications import Starlette
 
 from autoinstr.backend import receive
-from autoinstr.backend.losses import LossBook
 from autoinstr.backend.receive import Intake, RequestError, decompress
-from autoinstr.backend.writer import QueueWriter
+from autoinstr.backend.receive.losses import LossBook
+from autoinstr.backend.receive.writer import QueueWriter
 from autoinstr.wire import protobuf
 
 from . import clients

@@ -21,8 +21,8 @@ import uvicorn
 from jaeger_client.sampler import RemoteControlledSampler
 
 from autoinstr.backend import log
-from autoinstr.backend.adaptive import Adaptive
 from autoinstr.backend.sampling import StrategiesError, StrategyBook, sampling_app
+from autoinstr.backend.sampling.adaptive import Adaptive
 from autoinstr.model import Batch, Resource, SpanData
 
 from .conftest import Backend, poll, running

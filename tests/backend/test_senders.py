@@ -20,7 +20,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter
 from opentelemetry.trace import SpanKind
 from py_zipkin import Encoding, zipkin
 
-from autoinstr.backend.grpc import METHOD
+from autoinstr.backend.receive.grpc import METHOD
 
 from . import clients
 from .conftest import HOST, Backend, poll, running

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from autoinstr.backend.spool import MAGIC, SMALLEST_SPOOL_BYTES, Entry, Spool, SpoolError
+from autoinstr.backend.forward.spool import MAGIC, SMALLEST_SPOOL_BYTES, Entry, Spool, SpoolError
 
 MIB = 2**20
 
@@ -225,7 +225,7 @@ def test_a_full_disk_refuses_whole_calls_and_loses_nothing(tmp_path: Path) -> No
 
 WRITER = """
 import sys
-from autoinstr.backend.spool import Entry, Spool
+from autoinstr.backend.forward.spool import Entry, Spool
 spool = Spool(sys.argv[1], 64 * 2**20)
 number = 0
 while True:

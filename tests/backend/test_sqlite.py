@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from autoinstr.backend import log, segments, sqlite_partition
-from autoinstr.backend.sqlite import SqliteStore
-from autoinstr.backend.store import FOREVER_NS, Dependency, StoreError, TraceQuery
+from autoinstr.backend import log
+from autoinstr.backend.store import FOREVER_NS, Dependency, StoreError, TraceQuery, segments, sqlite_partition
+from autoinstr.backend.store.sqlite import SqliteStore
 from autoinstr.model import Batch
 
 from .contract_store import StoreContract
@@ -68,7 +68,7 @@ WRITING = """
 import sys
 sys.path.insert(0, sys.argv[3])
 from backend.spans import SHOP, a_span, write
-from autoinstr.backend.sqlite import SqliteStore
+from autoinstr.backend.store.sqlite import SqliteStore
 store = SqliteStore(sys.argv[1], partition_bytes=1_000_000)
 batch = int(sys.argv[2])
 while True:
@@ -185,7 +185,7 @@ def test_a_full_disk_is_an_error_and_not_the_end(folder: str) -> None:
 
 def test_only_one_process_has_the_folder(folder: str) -> None:
     """Two backends on one folder would each delete what the other one wrote."""
-    code = "import sys; from autoinstr.backend.sqlite import SqliteStore; SqliteStore(sys.argv[1])"
+    code = "import sys; from autoinstr.backend.store.sqlite import SqliteStore; SqliteStore(sys.argv[1])"
     with opened(folder) as store:
         write(store, a_span())
         run = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, timeout=60)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from autoinstr.backend import sqlite_search
-from autoinstr.backend.sqlite import SqliteStore
+from autoinstr.backend.store import sqlite_search
+from autoinstr.backend.store.sqlite import SqliteStore
 from autoinstr.model import Resource
 
 from .contract_search import SearchContract
@@ -22,7 +22,7 @@ class TestSearchingManyFiles(SearchContract):
     @pytest.fixture(params=[True, False], ids=["words", "no words"])
     def store(self, request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SqliteStore]:
         for module in ("sqlite_partition", "sqlite"):
-            monkeypatch.setattr(f"autoinstr.backend.{module}.has_word_index", lambda: request.param)
+            monkeypatch.setattr(f"autoinstr.backend.store.{module}.has_word_index", lambda: request.param)
         # Otherwise each of the small files would be asked by its word index alone.
         monkeypatch.setattr(sqlite_search, "FEW", 0)
         with closing(SqliteStore(str(tmp_path / "spans"), max_bytes=2**30, partition_bytes=200_000)) as store:
@@ -62,7 +62,7 @@ def test_files_of_a_build_without_a_word_index(tmp_path: Path, monkeypatch: pyte
     """Another Python on the same machine may have a SQLite without FTS5; each reads what the other one wrote."""
     for number, has_words in enumerate((True, False, True)):
         for module in ("sqlite_partition", "sqlite"):
-            monkeypatch.setattr(f"autoinstr.backend.{module}.has_word_index", lambda has_words=has_words: has_words)
+            monkeypatch.setattr(f"autoinstr.backend.store.{module}.has_word_index", lambda has_words=has_words: has_words)
         with closing(SqliteStore(str(tmp_path))) as store:
             write(store, a_span(trace_id=number + 1, start_ns=NOW_NS + number, attributes={"key": "x"}))
             assert found(store, tags={"key": "x"}) == list(range(number + 1, 0, -1))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoinstr.backend.strategies import StrategiesDocument, StrategiesError, edited_answer
+from autoinstr.backend.sampling.strategies import StrategiesDocument, StrategiesError, edited_answer
 from autoinstr.sampling import from_strategy
 
 #: The example of Jaeger's documentation, in its parts.

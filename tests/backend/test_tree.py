@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoinstr.backend.tree import duration_text, render
+from autoinstr.backend.query.tree import duration_text, render
 from autoinstr.model import Kind, Resource, SpanData, Status
 
 MS = 10**6

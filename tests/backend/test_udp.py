@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from autoinstr.backend import udp
+from autoinstr.backend.receive import udp
 
 from .conftest import HOST, poll
 

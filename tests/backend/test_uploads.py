@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from autoinstr.backend import uploads
+from autoinstr.backend.query import uploads
 from autoinstr.backend.store import MemoryStore
 from autoinstr.model import Status
 from autoinstr.wire import jaegerjson, otlp, zipkin

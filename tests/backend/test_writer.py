@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from autoinstr.backend.parts import Full
-from autoinstr.backend.writer import SPANS_AT_ONCE, NotStored, QueueWriter
+from autoinstr.backend.receive.writer import SPANS_AT_ONCE, NotStored, QueueWriter
 from autoinstr.model import Batch, Resource, SpanData
 from autoinstr.wire import DecodeError
 

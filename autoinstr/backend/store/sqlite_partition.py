@@ -22,8 +22,7 @@ from itertools import chain
 from typing import Any
 from urllib.parse import quote
 
-from autoinstr.backend import spancodec
-from autoinstr.backend.store import StoreError, Trace
+from autoinstr.backend.store import StoreError, Trace, spancodec
 from autoinstr.model import Resource
 
 #: "AITR", so that a file of something else is not taken for one of ours.

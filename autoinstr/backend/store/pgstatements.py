@@ -13,13 +13,12 @@ import uuid
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from autoinstr.backend import spancodec
-from autoinstr.backend.pgrows import Operation, Written, clamped, digest, name_bytes, words_of_query
-from autoinstr.backend.store import RateSum, TraceQuery
+from autoinstr.backend.store import RateSum, TraceQuery, spancodec
+from autoinstr.backend.store.pgrows import Operation, Written, clamped, digest, name_bytes, words_of_query
 from autoinstr.model import Resource
 
 if TYPE_CHECKING:
-    from autoinstr.backend.pgschema import Connection
+    from autoinstr.backend.store.pgschema import Connection
 
 #: Segments whose spans start within this of each other can be found by an index over their first start alone.
 WIDE_NS = 10 * 10**9

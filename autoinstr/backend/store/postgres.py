@@ -18,9 +18,23 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from autoinstr.backend import pgschema, spancodec
-from autoinstr.backend.calls import MINUTE_NS
-from autoinstr.backend.pgrows import (
+from autoinstr.backend.store import (
+    Dependency,
+    Rate,
+    RateSum,
+    StoreError,
+    Trace,
+    TraceQuery,
+    first_start_ns,
+    identity,
+    matches,
+    pgschema,
+    sorted_rates,
+    spancodec,
+    summed_calls,
+)
+from autoinstr.backend.store.calls import MINUTE_NS
+from autoinstr.backend.store.pgrows import (
     Numbers,
     Recent,
     Segment,
@@ -32,7 +46,7 @@ from autoinstr.backend.pgrows import (
     name_bytes,
     name_text,
 )
-from autoinstr.backend.pgstatements import (
+from autoinstr.backend.store.pgstatements import (
     WIDE_NS,
     Gone,
     ReadParts,
@@ -44,23 +58,10 @@ from autoinstr.backend.pgstatements import (
     first_starts,
     page_of_segments,
 )
-from autoinstr.backend.store import (
-    Dependency,
-    Rate,
-    RateSum,
-    StoreError,
-    Trace,
-    TraceQuery,
-    first_start_ns,
-    identity,
-    matches,
-    sorted_rates,
-    summed_calls,
-)
 from autoinstr.model import Batch
 
 if TYPE_CHECKING:
-    from autoinstr.backend.pgschema import Connection
+    from autoinstr.backend.store.pgschema import Connection
 
 #: Segments that a search looks at in one go: few at first, because most searches find what they want at once.
 FIRST_PAGE, LARGEST_PAGE = 50, 1000

@@ -316,10 +316,10 @@ def _parser() -> argparse.ArgumentParser:
 def _open_store(chosen: argparse.Namespace) -> Store:
     """The store that the options name, without limits: an export must not make room."""
     if chosen.postgres:
-        from autoinstr.backend.postgres import PostgresStore
+        from autoinstr.backend.store.postgres import PostgresStore
 
         return PostgresStore(options.secret(chosen.postgres, "--postgres"))
-    from autoinstr.backend.sqlite import SqliteStore
+    from autoinstr.backend.store.sqlite import SqliteStore
 
     folder = os.path.join(chosen.data, "traces")
     if not os.path.isdir(folder):

@@ -23,9 +23,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from autoinstr.backend.losses import LossBook
 from autoinstr.backend.parts import Full
-from autoinstr.backend.writer import NotStored, QueueWriter
+from autoinstr.backend.receive.losses import LossBook
+from autoinstr.backend.receive.writer import NotStored, QueueWriter
 from autoinstr.model import Batch
 from autoinstr.wire import DecodeError, TooLarge, jaeger_read, otlp, protobuf, zipkin
 

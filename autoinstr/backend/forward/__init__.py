@@ -31,9 +31,9 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from autoinstr.backend import log
-from autoinstr.backend.outgoing import MAX_PAYLOAD_BYTES, JaegerWire, OtlpWire, Wire
+from autoinstr.backend.forward.outgoing import MAX_PAYLOAD_BYTES, JaegerWire, OtlpWire, Wire
+from autoinstr.backend.forward.spool import Record, Spool, SpoolError
 from autoinstr.backend.sampling import PATHS
-from autoinstr.backend.spool import Record, Spool, SpoolError
 from autoinstr.model import Batch
 from autoinstr.transport import (
     RETRYABLE_STATUS,

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from autoinstr.backend.calls import MINUTE_NS
 from autoinstr.backend.store import Identity, Rate, Trace, bucket_bound_ns, duration_ns, identity
+from autoinstr.backend.store.calls import MINUTE_NS
 from autoinstr.model import MASK_64, Event, Kind, Resource, SpanData, Status
 from autoinstr.wire.jaegerjson import tag_text, trace_id_text
 from autoinstr.wire.values import json_ready, whole_text

@@ -15,9 +15,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-from autoinstr.backend import spancodec
-from autoinstr.backend.calls import MINUTE_NS, Call, Calls
-from autoinstr.backend.store import RateSum, Trace, TraceQuery, bucket_of, duration_ns, identity
+from autoinstr.backend.store import RateSum, Trace, TraceQuery, bucket_of, duration_ns, identity, spancodec
+from autoinstr.backend.store.calls import MINUTE_NS, Call, Calls
 from autoinstr.model import Batch, Resource, SpanData, Status
 from autoinstr.wire.jaegerjson import span_tags, tag_text
 

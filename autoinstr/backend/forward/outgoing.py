@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Generic, Protocol, TypeAlias, TypeVar
 
-from autoinstr.backend.spool import Entry, Record
+from autoinstr.backend.forward.spool import Entry, Record
 from autoinstr.model import Batch, Resource, SpanData
 from autoinstr.wire import CACHED_CHARACTERS, jaeger, otlp, protobuf
 from autoinstr.wire.values import printable, utf8

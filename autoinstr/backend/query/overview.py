@@ -14,10 +14,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from autoinstr import __version__
-from autoinstr.backend.analysis import quantile_ns, tracing_cost_us
-from autoinstr.backend.calls import MINUTE_NS
 from autoinstr.backend.parts import Parts, Strategies
+from autoinstr.backend.query.analysis import quantile_ns, tracing_cost_us
 from autoinstr.backend.store import Rate, Store, TraceQuery
+from autoinstr.backend.store.calls import MINUTE_NS
 from autoinstr.model import Kind
 
 HOUR_NS = 60 * MINUTE_NS

@@ -16,10 +16,10 @@ import heapq
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 
-from autoinstr.backend.segments import SLOT_BITS, SLOTS_PER_GROUP, Words
-from autoinstr.backend.spancodec import CodecError
-from autoinstr.backend.sqlite_partition import Partition, Reader, chunks, clamped, signed
 from autoinstr.backend.store import TraceQuery, bucket_of, matches
+from autoinstr.backend.store.segments import SLOT_BITS, SLOTS_PER_GROUP, Words
+from autoinstr.backend.store.spancodec import CodecError
+from autoinstr.backend.store.sqlite_partition import Partition, Reader, chunks, clamped, signed
 
 #: With more segments than this a tag is common, and walking finds it sooner than the word index tells where it is.
 COMMON = 20_000

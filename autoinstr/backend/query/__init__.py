@@ -22,9 +22,11 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from autoinstr.backend import pages, query_v3, red, tree
-from autoinstr.backend.analysis import Adjusted, adjust
-from autoinstr.backend.asking import (
+from autoinstr.backend.parts import Parts
+from autoinstr.backend.query import pages, red, tree
+from autoinstr.backend.query import v3 as query_v3
+from autoinstr.backend.query.analysis import Adjusted, adjust
+from autoinstr.backend.query.asking import (
     Asking,
     Handler,
     ParameterError,
@@ -38,7 +40,6 @@ from autoinstr.backend.asking import (
     parse_trace_ids,
     read_body,
 )
-from autoinstr.backend.parts import Parts
 from autoinstr.backend.store import Store, Trace, TraceQuery
 from autoinstr.model import Batch, Kind
 from autoinstr.wire import DecodeError, jaegerjson, otlp

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from autoinstr.backend.decisions import LONGEST_NAME, Param, decisions, instance_of, touched
+from autoinstr.backend.sampling.decisions import LONGEST_NAME, Param, decisions, instance_of, touched
 from autoinstr.model import Batch
 
 #: Periods that are looked back on. The newest weighs most: by the fourth power of its place, as in Jaeger.

@@ -19,20 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-from autoinstr.backend import log, sqlite_search
-from autoinstr.backend.calls import MINUTE_NS
-from autoinstr.backend.segments import Recent
-from autoinstr.backend.sqlite_partition import (
-    PAGE_BYTES,
-    Partition,
-    PartitionError,
-    Reader,
-    buckets_of,
-    chunks,
-    clamped,
-    has_word_index,
-)
-from autoinstr.backend.sqlite_writer import PartitionWriter
+from autoinstr.backend import log
 from autoinstr.backend.store import (
     Dependency,
     Identity,
@@ -44,8 +31,22 @@ from autoinstr.backend.store import (
     TraceQuery,
     identity,
     sorted_rates,
+    sqlite_search,
     summed_calls,
 )
+from autoinstr.backend.store.calls import MINUTE_NS
+from autoinstr.backend.store.segments import Recent
+from autoinstr.backend.store.sqlite_partition import (
+    PAGE_BYTES,
+    Partition,
+    PartitionError,
+    Reader,
+    buckets_of,
+    chunks,
+    clamped,
+    has_word_index,
+)
+from autoinstr.backend.store.sqlite_writer import PartitionWriter
 from autoinstr.model import Batch
 
 DEFAULT_MAX_BYTES = 512 * 2**20

@@ -27,9 +27,9 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from autoinstr.backend import log
-from autoinstr.backend.adaptive import Adaptive
-from autoinstr.backend.decisions import LONGEST_NAME, DecisionTable, touched
-from autoinstr.backend.strategies import (
+from autoinstr.backend.sampling.adaptive import Adaptive
+from autoinstr.backend.sampling.decisions import LONGEST_NAME, DecisionTable, touched
+from autoinstr.backend.sampling.strategies import (
     DEFAULT_ANSWER,
     Answer,
     StrategiesDocument,

@@ -20,10 +20,10 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from autoinstr.backend.analysis import Measure, call_rate, error_share, latency_ms, red_series
-from autoinstr.backend.asking import LATEST_MS, Asking, ParameterError, boolean, choices, integer
-from autoinstr.backend.calls import MINUTE_NS
+from autoinstr.backend.query.analysis import Measure, call_rate, error_share, latency_ms, red_series
+from autoinstr.backend.query.asking import LATEST_MS, Asking, ParameterError, boolean, choices, integer
 from autoinstr.backend.store import Rate
+from autoinstr.backend.store.calls import MINUTE_NS
 from autoinstr.model import Kind
 
 #: What is asked for: the last word of the family's name, and what its values are.

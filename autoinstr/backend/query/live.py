@@ -20,8 +20,8 @@ from typing import Any
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from autoinstr.backend.analysis import summarise
-from autoinstr.backend.asking import Asking, Refused
+from autoinstr.backend.query.analysis import summarise
+from autoinstr.backend.query.asking import Asking, Refused
 from autoinstr.model import Batch
 
 TICK_S = 0.5

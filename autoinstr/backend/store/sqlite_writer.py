@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
-from autoinstr.backend.segments import SLOT_BITS, Builder, Flush, Recent
-from autoinstr.backend.sqlite_partition import (
+from autoinstr.backend.store import RateSum
+from autoinstr.backend.store.segments import SLOT_BITS, Builder, Flush, Recent
+from autoinstr.backend.store.sqlite_partition import (
     SMALLEST,
     Partition,
     PartitionError,
@@ -26,7 +27,6 @@ from autoinstr.backend.sqlite_partition import (
     stored_buckets,
     text_of,
 )
-from autoinstr.backend.store import RateSum
 from autoinstr.model import Batch
 
 #: Names remembered with their numbers.

@@ -12,9 +12,8 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from autoinstr.backend import spancodec
-from autoinstr.backend.calls import MINUTE_NS, Calls
-from autoinstr.backend.store import RateSum, Trace, bucket_of, identity
+from autoinstr.backend.store import RateSum, Trace, bucket_of, identity, spancodec
+from autoinstr.backend.store.calls import MINUTE_NS, Calls
 from autoinstr.model import Batch, Resource, SpanData, Status
 from autoinstr.wire.jaegerjson import span_tags, tag_text
 

@@ -22,8 +22,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from autoinstr.backend.analysis import adjust, summarise
-from autoinstr.backend.asking import (
+from autoinstr.backend.query.analysis import adjust, summarise
+from autoinstr.backend.query.asking import (
     DEFAULT_LIMIT,
     LARGEST_LIMIT,
     Asking,

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from autoinstr.backend.calls import MINUTE_NS, Call, Calls
+from autoinstr.backend.store.calls import MINUTE_NS, Call, Calls
 from autoinstr.model import Batch, Resource, SpanData, Status
 from autoinstr.wire.jaegerjson import span_tags, tag_text
 

@@ -24,9 +24,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from autoinstr.backend import overview, uploads
-from autoinstr.backend.analysis import summarise
-from autoinstr.backend.asking import (
+from autoinstr.backend.parts import Full
+from autoinstr.backend.query import overview, uploads
+from autoinstr.backend.query.analysis import summarise
+from autoinstr.backend.query.asking import (
     Asking,
     Handler,
     ParameterError,
@@ -37,14 +38,13 @@ from autoinstr.backend.asking import (
     parse_trace_ids,
     read_body,
 )
-from autoinstr.backend.live import LiveTail
-from autoinstr.backend.parts import Full
-from autoinstr.backend.strategies import StrategiesError
+from autoinstr.backend.query.live import LiveTail
+from autoinstr.backend.sampling.strategies import StrategiesError
 from autoinstr.model import Batch
 from autoinstr.wire import DecodeError
 from autoinstr.wire.jaegerjson import trace_id_text
 
-FOLDER = Path(__file__).parent / "ui"
+FOLDER = Path(__file__).parent.parent / "ui"
 #: Addresses that the interface draws itself, beside ``/``.
 PAGES = ("/trace/{trace_id}", "/compare", "/dependencies", "/services", "/sampling")
 

@@ -20,7 +20,7 @@ from typing import Any
 from autoinstr.backend.guard import Credentials
 from autoinstr.backend.parts import Full
 from autoinstr.backend.receive import RETRY_AFTER_S, STORE_TIMEOUT_S, Intake, RequestError, partial_success
-from autoinstr.backend.writer import NotStored
+from autoinstr.backend.receive.writer import NotStored
 from autoinstr.wire import DecodeError, TooLarge, otlp, protobuf
 
 METHOD = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
