@@ -22,12 +22,12 @@ from autoinstr.wire.jaeger_structs import (
     BOOL,
     CHILD_OF,
     DOUBLE,
-    DROPPED,
     FOLLOWS_FROM,
     I32_MAX,
     LONG,
     STRING,
 )
+from autoinstr.wire.opentracing import DROPPED
 from autoinstr.wire.values import described, json_text, plain, printable, utf8
 
 __all__ = ["BinaryEncoder", "CompactEncoder", "decode_batch", "decode_compact_batch", "decode_message"]

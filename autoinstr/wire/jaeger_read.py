@@ -26,10 +26,9 @@ from autoinstr.wire.jaeger_structs import (
     key_value_of,
     link_of,
     span_of,
-    take_attributes,
-    take_references,
     text_of,
 )
+from autoinstr.wire.opentracing import take_attributes, take_references
 from autoinstr.wire.thrift_varints import zigzags
 
 TYPE_CHECKING = False

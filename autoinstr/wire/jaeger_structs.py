@@ -1,14 +1,15 @@
 """What Jaeger's structs mean: ``jaeger.thrift`` to spans, once Thrift has been read.
 
-Owns: which fields a struct must have, kind, status and scope from tags, the parent from references, events from logs.
+Owns: which fields a struct must have, references as links, events from logs, values of tags.
 Must not know: Thrift's protocols, how structs are written (``jaeger``).
 Invariants: raises ``DecodeError`` and nothing else, for whatever a reader may have found.
 """
 
 from __future__ import annotations
 
-from autoinstr.model import MASK_64, Batch, Event, Kind, Link, Resource, SpanContext, SpanData, Status
+from autoinstr.model import MASK_64, Batch, Event, Kind, Link, Resource, SpanContext, SpanData
 from autoinstr.wire import DecodeError, thrift
+from autoinstr.wire.opentracing import take_attributes, take_references
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ CHILD_OF, FOLLOWS_FROM = range(2)
 I32_MAX = 0x7FFF_FFFF
 #: The latest time that fits the 64 bits of other formats.
 LATEST_NS = (1 << 64) - 1
-#: Tags for how much a client's limits removed.
-DROPPED = ("otel.dropped_attributes_count", "otel.dropped_events_count", "otel.dropped_links_count")
 
 
 def batch_of(fields: thrift.Struct) -> Batch:
@@ -48,50 +47,6 @@ def span_of(fields: thrift.Struct) -> SpanData:
     take_references(span, [link_of(reference) for reference in children(fields, 6)])
     take_attributes(span, attributes_of(fields, 10))
     return span
-
-
-def take_references(span: SpanData, links: list[Link]) -> None:
-    """Find the parent as Jaeger's collector does: the field, else the first CHILD_OF, else the first FOLLOWS_FROM."""
-    if not span.parent_id:
-        in_trace = [link for link in links if link.context.trace_id == span.trace_id]
-        parents = [link for link in in_trace if link.child_of] or in_trace
-        span.parent_id = parents[0].context.span_id if parents else 0
-    parent = span.trace_id, span.parent_id
-    span.links = [
-        link for link in links if not link.child_of or (link.context.trace_id, link.context.span_id) != parent
-    ]
-
-
-def take_attributes(span: SpanData, attributes: dict[str, Any]) -> None:
-    """Give a span its attributes, and what its codec or its client said about it by tags."""
-    kind = attributes.get("span.kind")
-    if isinstance(kind, str) and kind in Kind.NAMES:
-        span.kind = Kind.NAMES.index(kind)
-        del attributes["span.kind"]
-    code = attributes.get("otel.status_code")
-    if isinstance(code, str) and code in Status.NAMES:
-        span.status = Status.NAMES.index(code)
-        del attributes["otel.status_code"]
-    error = attributes.get("error")
-    if error is True or error == "true":
-        span.status = Status.ERROR
-        del attributes["error"]
-    span.scope = _pop_text(attributes, "component")
-    span.status_message = span.trace_state = ""
-    if not _RARE.isdisjoint(attributes):
-        span.status_message = _pop_text(attributes, "otel.status_description")
-        span.trace_state = _pop_text(attributes, "w3c.tracestate")
-        dropped = [attributes.pop(name) if type(attributes.get(name)) is int else 0 for name in DROPPED]
-        if any(dropped):
-            span.dropped = dropped[0], dropped[1], dropped[2]
-    span.own = attributes or None
-
-
-_RARE = frozenset((*DROPPED, "otel.status_description", "w3c.tracestate"))
-
-
-def _pop_text(attributes: dict[str, Any], name: str) -> str:
-    return attributes.pop(name) if isinstance(attributes.get(name), str) else ""
 
 
 def link_of(fields: thrift.Struct) -> Link:

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
     from autoinstr.model import Link, SpanData
 
+#: Tags for how much a client's limits removed.
 DROPPED = ("otel.dropped_attributes_count", "otel.dropped_events_count", "otel.dropped_links_count")
+#: What few spans have, so that one look spares five.
+_RARE = frozenset((*DROPPED, "otel.status_description", "w3c.tracestate"))
 
 
 def take_references(span: SpanData, links: list[Link]) -> None:
@@ -45,12 +48,14 @@ def take_attributes(span: SpanData, attributes: dict[str, Any]) -> None:
     if error is True or error == "true":
         span.status = Status.ERROR
         del attributes["error"]
-    span.status_message = _pop_text(attributes, "otel.status_description")
-    span.trace_state = _pop_text(attributes, "w3c.tracestate")
     span.scope = _pop_text(attributes, "component")
-    dropped = [attributes.pop(name) if type(attributes.get(name)) is int else 0 for name in DROPPED]
-    if any(dropped):
-        span.dropped = dropped[0], dropped[1], dropped[2]
+    span.status_message = span.trace_state = ""
+    if not _RARE.isdisjoint(attributes):
+        span.status_message = _pop_text(attributes, "otel.status_description")
+        span.trace_state = _pop_text(attributes, "w3c.tracestate")
+        dropped = [attributes.pop(name) if type(attributes.get(name)) is int else 0 for name in DROPPED]
+        if any(dropped):
+            span.dropped = dropped[0], dropped[1], dropped[2]
     span.own = attributes or None
 
 
