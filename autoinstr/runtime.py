@@ -310,8 +310,9 @@ def start(environ: Mapping[str, str], *, instrument: bool = True) -> None:
         if not config.enabled:
             return
         agent = Runtime(config)
-        if hasattr(environ, "setdefault"):
-            # The command line of a multiprocessing child does not name the program.
+        if hasattr(environ, "setdefault") and "service_name" not in config.sources:
+            # The command line of a multiprocessing child does not name the program. Only where no variable does: requests
+            # reads the whole environment at each call, and takes some microseconds for every variable.
             environ.setdefault(PROGRAM_VARIABLE, config.service_name)
         agent.install(instrument=instrument)
         # In `sys`, because modules are reloaded and thrown away by test runners and by gevent's tools.

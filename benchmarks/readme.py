@@ -11,8 +11,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from toggled import added_by_one
-
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- overhead: begin", "<!-- overhead: end -->"
@@ -50,28 +48,25 @@ def median(samples: dict[str, Any], label: str, key: str, *, as_share: bool = Fa
 
 def rows(record: dict[str, Any], key: str, *, as_share: bool) -> list[str]:
     """One line per scenario, two columns per agent."""
-    lines, finer = [], {} if as_share else toggled()
+    lines = []
     for scenario, samples in record["samples"].items():
         bare = statistics.median(pair[0][key] for pairs in samples.values() for pair in pairs)
         cells = [
-            f"{finer[scenario, label]:.1f}" if (scenario, label) in finer else median(samples, label, key, as_share=as_share)
-            for agent in AGENTS
-            for label in (f"{agent}@100", f"{agent}@0")
+            median(samples, f"{agent}@{rate}", key, as_share=as_share) for agent in AGENTS for rate in ("100", "0")
         ]
         unit = f"{bare:.0f}/s" if as_share else f"{bare:.1f}"
         lines.append(f"| {TITLES.get(scenario, scenario)} | {unit} | " + " | ".join(cells) + " |")
     return lines
 
 
-def toggled() -> dict[tuple[str, str], float]:
-    """(scenario, label) -> added µs, of what was measured by taking the agent out of one process and putting it in again."""
-    record = newest("toggled")
-    found = {} if record is None else record["samples"]
-    return {
-        (scenario, label): statistics.median(added_by_one(**sample) for sample in processes)
-        for scenario, samples in found.items()
-        for label, processes in samples.items()
-    }
+def noise(scenarios: dict[str, Any]) -> str:
+    """What the method cannot tell apart, line by line: the largest difference of bare from bare."""
+    largest = [
+        f"{max(abs(theirs['us'] - bare['us']) for bare, theirs in samples['bare']):.1f}"
+        for samples in scenarios.values()
+        if samples.get("bare")
+    ]
+    return f" Bare differed from bare by at most\n{', '.join(largest)} µs, line by line:" if largest else ""
 
 
 def start_rows(samples: dict[str, Any]) -> list[str]:
@@ -97,8 +92,7 @@ def section() -> str:
     ruler = "|---|---|" + "---|" * (2 * len(AGENTS))
     text = [
         "CPU that tracing adds to one request, in µs, with every trace sampled and with none (medians of paired runs that take",
-        "turns with the same process bare; all exporting is flushed inside the window; autoinstr's figures for the two clients are",
-        "taken inside one process, with its patches put in and taken out, since processes differ by more than they are):",
+        "turns with the same process bare; all exporting is flushed inside the window)." + noise(overhead["samples"]),
         "",
         "| | bare |" + heads,
         ruler,
