@@ -76,6 +76,8 @@ class _ThriftEncoder:
     """What both protocols share: everything but ids, times and envelopes."""
 
     content_type = "application/x-thrift"
+    #: Whether attributes are also written under the names of ``ALIASES``: not by those who only pass spans on.
+    has_aliases = True
 
     _fields: Callable[..., bytes]
     _string: Callable[[bytes], bytes]
@@ -192,7 +194,7 @@ class _ThriftEncoder:
                 return self._whole_shape(span)
             if piece is None:
                 are_known = False
-                piece = self._fact_piece(_with_aliases(described((fact,)), pieces.client), self._limit)
+                piece = self._fact_piece(self._with_aliases(described((fact,)), pieces.client), self._limit)
                 pieces.facts.keep(fact, piece, len(piece[0]))
             if not names.isdisjoint(piece[2]):
                 return self._whole_shape(span)
@@ -210,10 +212,19 @@ class _ThriftEncoder:
 
     def _whole_shape(self, span: SpanData) -> Shape:
         """As ``_shape`` without what is remembered, where facts overlap (the later wins) or cannot be hashed."""
-        attributes = _with_aliases(described(span.facts), span.kind == Kind.CLIENT)
+        attributes = self._with_aliases(described(span.facts), span.kind == Kind.CLIENT)
         said = _said_by_tags(span)
         tags = self._shape_tags(said, attributes)
         return self._head(span, []), b"".join(tags), len(tags), frozenset(attributes) | frozenset(said)
+
+    def _with_aliases(self, attributes: Mapping[str, Any], client: bool) -> dict[str, Any]:
+        """``attributes`` and what they are called in OpenTracing, where they are not there under that name already."""
+        result = dict(attributes)
+        for name, value in attributes.items() if self.has_aliases else ():
+            alias = ALIASES.get(name) or (CLIENT_ALIASES.get(name) if client else None)
+            if alias and (alias != "peer.ipv4" or _is_ipv4(value)):
+                result.setdefault(alias, value)
+        return result
 
     def _fact_piece(self, attributes: Mapping[str, Any], limit: int | None = None) -> FactPiece:
         tags = self._tags(attributes if limit is None else {name: plain(attributes[name], limit) for name in attributes})
@@ -222,7 +233,7 @@ class _ThriftEncoder:
     def _overridden(self, span: SpanData) -> Piece:
         """All tags of a span whose own attributes replace some of its shape's."""
         attributes = {**described(span.facts), **(span.own or {})}
-        tags = self._shape_tags(_said_by_tags(span), _with_aliases(attributes, span.kind == Kind.CLIENT))
+        tags = self._shape_tags(_said_by_tags(span), self._with_aliases(attributes, span.kind == Kind.CLIENT))
         return b"".join(tags), len(tags)
 
     def _shape_tags(self, said: Mapping[str, Any], attributes: Mapping[str, Any]) -> list[bytes]:
@@ -231,7 +242,7 @@ class _ThriftEncoder:
 
     def _piece(self, item: tuple[str, Any], pieces: _Pieces) -> Piece:
         """An own attribute, encoded, and remembered if it may well come again."""
-        tags = self._cut_tags(_with_aliases(dict((item,)), pieces.client))
+        tags = self._cut_tags(self._with_aliases(dict((item,)), pieces.client))
         piece = b"".join(tags), len(tags)
         value = item[1]
         if type(value) is int:
@@ -490,16 +501,6 @@ def _rare_attributes(span: SpanData) -> dict[str, Any]:
         if count:
             said[name] = count
     return said
-
-
-def _with_aliases(attributes: Mapping[str, Any], client: bool) -> dict[str, Any]:
-    """``attributes`` and what they are called in OpenTracing, where they are not there under that name already."""
-    result = dict(attributes)
-    for name, value in attributes.items():
-        alias = ALIASES.get(name) or (CLIENT_ALIASES.get(name) if client else None)
-        if alias and (alias != "peer.ipv4" or _is_ipv4(value)):
-            result.setdefault(alias, value)
-    return result
 
 
 def _is_ipv4(value: object) -> bool:

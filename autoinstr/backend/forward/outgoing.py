@@ -19,7 +19,7 @@ from typing import Generic, Protocol, TypeAlias, TypeVar
 
 from autoinstr.backend.forward.spool import Entry, Record
 from autoinstr.model import Batch, Resource, SpanData
-from autoinstr.wire import CACHED_CHARACTERS, jaeger, otlp, protobuf
+from autoinstr.wire import jaeger, otlp, protobuf
 from autoinstr.wire.values import printable, utf8
 
 #: A payload that is larger is cut in halves, down to single spans: proxies and collectors have limits (gRPC's is 4 MiB).
@@ -67,15 +67,7 @@ class _OtlpEncoder(otlp.ProtobufEncoder):
 class _JaegerEncoder(jaeger.BinaryEncoder):
     """Keeps attributes as they came: what has its second, older name already would go on with that name twice."""
 
-    def _piece(self, item: tuple[str, object], pieces: jaeger._Pieces) -> jaeger.Piece:
-        tags = self._tags(dict((item,)))
-        piece = b"".join(tags), len(tags)
-        value = item[1]
-        if type(value) is int:
-            pieces.ints.keep(item, piece, len(piece[0]))
-        elif type(value) is str and len(value) <= CACHED_CHARACTERS:
-            pieces.strings.keep(item, piece, len(piece[0]))
-        return piece
+    has_aliases = False
 
     def encode_some_of(self, batch: Batch, spans: Sequence[SpanData], is_first: bool) -> _Payloads:
         """Some spans of a batch; the first ones with its number and its losses, so that nobody counts them twice."""
