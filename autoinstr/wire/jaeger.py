@@ -27,7 +27,7 @@ from autoinstr.wire.jaeger_structs import (
     LONG,
     STRING,
 )
-from autoinstr.wire.opentracing import DROPPED
+from autoinstr.wire.opentracing import DROPPED, with_aliases
 from autoinstr.wire.values import described, json_text, plain, printable, utf8
 
 __all__ = ["BinaryEncoder", "CompactEncoder", "decode_batch", "decode_compact_batch", "decode_message"]
@@ -50,19 +50,6 @@ if TYPE_CHECKING:
 #: The longest datagram that Jaeger's agent reads and that its clients send.
 MAX_DATAGRAM_BYTES = 65_000
 
-#: Attributes that are also written under the names that Jaeger's users know (OpenTracing's semantic conventions).
-ALIASES = {
-    "http.request.method": "http.method",
-    "http.response.status_code": "http.status_code",
-    "url.full": "http.url",
-}
-#: The same on client spans only: they are about the other side.
-CLIENT_ALIASES = {
-    "server.address": "peer.hostname",
-    "server.port": "peer.port",
-    "network.peer.address": "peer.ipv4",
-}
-
 #: How many spans have their ids and times encoded in one go; more gains nothing, and costs masks.
 _CHUNK = 64
 _ZERO = b"\0"
@@ -76,7 +63,7 @@ class _ThriftEncoder:
     """What both protocols share: everything but ids, times and envelopes."""
 
     content_type = "application/x-thrift"
-    #: Whether attributes are also written under the names of ``ALIASES``: not by those who only pass spans on.
+    #: Whether attributes are also written under OpenTracing's names: not by those who only pass spans on.
     has_aliases = True
 
     _fields: Callable[..., bytes]
@@ -217,14 +204,8 @@ class _ThriftEncoder:
         tags = self._shape_tags(said, attributes)
         return self._head(span, []), b"".join(tags), len(tags), frozenset(attributes) | frozenset(said)
 
-    def _with_aliases(self, attributes: Mapping[str, Any], client: bool) -> dict[str, Any]:
-        """``attributes`` and what they are called in OpenTracing, where they are not there under that name already."""
-        result = dict(attributes)
-        for name, value in attributes.items() if self.has_aliases else ():
-            alias = ALIASES.get(name) or (CLIENT_ALIASES.get(name) if client else None)
-            if alias and (alias != "peer.ipv4" or _is_ipv4(value)):
-                result.setdefault(alias, value)
-        return result
+    def _with_aliases(self, attributes: Mapping[str, Any], client: bool) -> Mapping[str, Any]:
+        return with_aliases(attributes, client) if self.has_aliases else attributes
 
     def _fact_piece(self, attributes: Mapping[str, Any], limit: int | None = None) -> FactPiece:
         tags = self._tags(attributes if limit is None else {name: plain(attributes[name], limit) for name in attributes})
@@ -501,11 +482,6 @@ def _rare_attributes(span: SpanData) -> dict[str, Any]:
         if count:
             said[name] = count
     return said
-
-
-def _is_ipv4(value: object) -> bool:
-    parts = value.split(".") if isinstance(value, str) else ()
-    return len(parts) == 4 and all(part.isdecimal() and part.isascii() and len(part) < 4 for part in parts)
 
 
 def __getattr__(name: str) -> Any:

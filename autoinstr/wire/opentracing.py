@@ -1,6 +1,7 @@
 """What Jaeger's model says about a span by references and tags, which ours has fields for: parent, kind, status, scope.
 
-Owns: the reading of those references and tags. Must not know: any format, JSON or Thrift.
+Owns: the reading of those references and tags; the names of OpenTracing that attributes have besides.
+Must not know: any format, JSON or Thrift.
 Invariants: nothing here raises; a tag whose value is of another type than expected stays an attribute.
 
 Source: Jaeger's own translation of spans into OpenTelemetry's model, and OpenTracing's semantic conventions.
@@ -12,6 +13,7 @@ from autoinstr.model import Kind, Status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
     from autoinstr.model import Link, SpanData
@@ -20,6 +22,19 @@ if TYPE_CHECKING:
 DROPPED = ("otel.dropped_attributes_count", "otel.dropped_events_count", "otel.dropped_links_count")
 #: What few spans have, so that one look spares five.
 _RARE = frozenset((*DROPPED, "otel.status_description", "w3c.tracestate"))
+
+#: Attributes that are also written under the names that Jaeger's users know (OpenTracing's semantic conventions).
+ALIASES = {
+    "http.request.method": "http.method",
+    "http.response.status_code": "http.status_code",
+    "url.full": "http.url",
+}
+#: The same on client spans only: they are about the other side.
+CLIENT_ALIASES = {
+    "server.address": "peer.hostname",
+    "server.port": "peer.port",
+    "network.peer.address": "peer.ipv4",
+}
 
 
 def take_references(span: SpanData, links: list[Link]) -> None:
@@ -61,3 +76,18 @@ def take_attributes(span: SpanData, attributes: dict[str, Any]) -> None:
 
 def _pop_text(attributes: dict[str, Any], name: str) -> str:
     return attributes.pop(name) if isinstance(attributes.get(name), str) else ""
+
+
+def with_aliases(attributes: Mapping[str, Any], client: bool) -> dict[str, Any]:
+    """``attributes`` and what they are called in OpenTracing, where they are not there under that name already."""
+    result = dict(attributes)
+    for name, value in attributes.items():
+        alias = ALIASES.get(name) or (CLIENT_ALIASES.get(name) if client else None)
+        if alias and (alias != "peer.ipv4" or _is_ipv4(value)):
+            result.setdefault(alias, value)
+    return result
+
+
+def _is_ipv4(value: object) -> bool:
+    parts = value.split(".") if isinstance(value, str) else ()
+    return len(parts) == 4 and all(part.isdecimal() and part.isascii() and len(part) < 4 for part in parts)

@@ -15,12 +15,12 @@ from thrift.protocol.TCompactProtocol import TCompactProtocol
 from thrift.transport.TTransport import TMemoryBuffer
 
 from autoinstr.model import Event, Kind, Link, Resource, SpanContext, SpanData, Status
-from autoinstr.wire import DecodeError, jaeger
+from autoinstr.wire import DecodeError, jaeger, opentracing
 
 from . import cases
 from .strategies import spans as random_spans
 
-ALIASES = set(jaeger.ALIASES.values()) | set(jaeger.CLIENT_ALIASES.values())
+ALIASES = {*opentracing.ALIASES.values(), *opentracing.CLIENT_ALIASES.values()}
 
 ENCODERS = [
     pytest.param(jaeger.CompactEncoder, jaeger.decode_message, id="compact"),
