@@ -321,8 +321,7 @@ class Reporter:
                 if self._pausing:
                     break
                 closing_at = self._closing_at
-                while self._waiters:
-                    unserved.append(self._waiters.popleft())
+                self._take_waiters(unserved)
                 self._attention = self.max_queue
                 self.is_awaited = bool(unserved)
                 is_done = self._export_queue(closing_at or None)
@@ -341,10 +340,17 @@ class Reporter:
         """The worker ends: the next span starts another, and nobody is left waiting for this one."""
         self._attention = 0
         self._running = False
-        while self._waiters:
-            unserved.append(self._waiters.popleft())
+        self._take_waiters(unserved)
         for waiter in unserved:
             waiter.release(served=False)
+
+    def _take_waiters(self, unserved: list[Waiter]) -> None:
+        """Move them over. A worker that ends and its successor may be at it at the same time."""
+        try:
+            while True:
+                unserved.append(self._waiters.popleft())
+        except IndexError:
+            return
 
     def _patience_s(self) -> float:
         """How long to sleep: the interval, or less if something is to be tried again before."""
