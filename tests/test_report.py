@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -728,3 +729,17 @@ def test_memory_reporter_is_bounded() -> None:
     for number in (1, 2, 3):
         reporter.report(make_span(number))
     assert [span.span_id for span in reporter.spans] == [2, 3]
+
+
+def test_waiters_that_another_worker_took_are_none_of_this_one() -> None:
+    """A worker that ends while its successor begins would die over a flush that the successor serves, with a traceback."""
+
+    class Taken(deque[Any]):
+        """Looks as if something were in it, and is empty by the time it is asked."""
+
+        def __bool__(self) -> bool:
+            return True
+
+    reporter = Reporter(list)
+    reporter._waiters = Taken()
+    reporter._leave([])
