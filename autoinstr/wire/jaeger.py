@@ -170,7 +170,8 @@ class _ThriftEncoder:
         said_key = kind, status, scope
         said = pieces.said.get(said_key)
         if said is None:
-            said = self._fact_piece(_said_by_tags(span))
+            attributes: Mapping[str, Any] = _said_by_tags(span)
+            said = _fact_piece(attributes, self._tags(attributes))
             pieces.said.keep(said_key, said, len(said[0]))
         tags, names, count = [said[0]], said[2], said[1]
         are_known = True
@@ -181,7 +182,8 @@ class _ThriftEncoder:
                 return self._whole_shape(span)
             if piece is None:
                 are_known = False
-                piece = self._fact_piece(self._with_aliases(described((fact,)), pieces.client), self._limit)
+                attributes = self._with_aliases(described((fact,)), pieces.client)
+                piece = _fact_piece(attributes, self._cut_tags(attributes))
                 pieces.facts.keep(fact, piece, len(piece[0]))
             if not names.isdisjoint(piece[2]):
                 return self._whole_shape(span)
@@ -206,10 +208,6 @@ class _ThriftEncoder:
 
     def _with_aliases(self, attributes: Mapping[str, Any], client: bool) -> Mapping[str, Any]:
         return with_aliases(attributes, client) if self.has_aliases else attributes
-
-    def _fact_piece(self, attributes: Mapping[str, Any], limit: int | None = None) -> FactPiece:
-        tags = self._tags(attributes if limit is None else {name: plain(attributes[name], limit) for name in attributes})
-        return b"".join(tags), len(tags), frozenset(attributes)
 
     def _overridden(self, span: SpanData) -> Piece:
         """All tags of a span whose own attributes replace some of its shape's."""
@@ -435,6 +433,10 @@ class _Pieces:
         self.ints = Cache()
         self.facts = Cache()
         self.said = Cache()
+
+
+def _fact_piece(attributes: Mapping[str, Any], tags: list[bytes]) -> FactPiece:
+    return b"".join(tags), len(tags), frozenset(attributes)
 
 
 def _spans_header(count: int) -> bytes:

@@ -264,7 +264,7 @@ def _span(data: bytes, at: int, end: int) -> SpanData:
     span.parent_id = parent_id
     span.parent_is_remote = flags & IS_REMOTE != 0
     span.kind = kind if kind <= 5 else 0
-    span.flags = flags & SAMPLED | (flags & W3C_RANDOM) << 7 if flags else SAMPLED
+    span.flags = flags_of(flags)
     span.start_ns = start_ns
     span.end_ns = end_ns
     span.facts = ()
