@@ -49,30 +49,33 @@ def start_pinned(command: Sequence[str], cpu: int, **options: Any) -> subprocess
 
 
 @contextmanager
-def peer(script: str, python: str = sys.executable) -> Iterator[dict[str, int]]:
-    """Run `collector.py` or `origin.py` on the other CPU; gives the ports that it prints."""
-    process = start_pinned([python, script], PEER_CPU, stdout=subprocess.PIPE)
+def peer(*arguments: str, python: str = sys.executable) -> Iterator[dict[str, int]]:
+    """Run the sink or `origin.py` on the other CPU; gives what it prints, ports mostly."""
+    process = start_pinned([python, *arguments], PEER_CPU, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdout is not None
+    assert process.stdin is not None
     try:
         yield json.loads(process.stdout.readline())
     finally:
         process.terminate()
         process.wait()
         process.stdout.close()
+        process.stdin.close()
 
 
 @contextmanager
 def collector() -> Iterator[Addresses]:
-    """A collector; it needs autoinstr's decoders to count Jaeger's spans, hence its interpreter."""
-    with peer("collector.py", AGENTS["autoinstr"].bin("python")) as ports:
-        yield Addresses(**ports)
+    """The harness's counting sink stands in for every collector; it needs the interpreter that has autoinstr."""
+    words = ("-m", "autoinstr.bench.sink", "--child", "--http=0", "--udp=0")
+    with peer(*words, python=AGENTS["autoinstr"].bin("python")) as ports:
+        yield Addresses(ports["udp_port"], ports["http_port"])
 
 
 def take(at: Addresses) -> dict[str, Any]:
-    """What the collector received since the last call: requests, payloads, bytes, spans."""
-    connection = http.client.HTTPConnection("127.0.0.1", at.http_port, timeout=60)
+    """What the collector received since the last call (``Counts`` of ``autoinstr.bench.sink``): batches, bytes, spans."""
+    connection = http.client.HTTPConnection("127.0.0.1", at.http_port, timeout=600)
     try:
-        connection.request("GET", "/-/take")
+        connection.request("POST", "/-/take")
         counts: dict[str, Any] = json.loads(connection.getresponse().read())
         return counts
     finally:

@@ -200,6 +200,9 @@ class SpanFigures:
     bytes: int = 0
     #: Datagrams that the kernel threw away before the sink read them.
     datagrams_lost: int | None = 0
+    #: Payloads that the sink could not read, and spans' payloads that it had to read in the window for want of memory.
+    undecodable: int = 0
+    read_early: int = 0
     #: Requests whose trace this is about: load, warm-up and probes.
     requests: int = 0
 

@@ -312,6 +312,8 @@ def _spans(server: target.Target, variant: Variant, sink: Sink, metrics_port: in
         batches=counts.batches,
         bytes=counts.bytes,
         datagrams_lost=counts.datagrams_lost,
+        undecodable=counts.undecodable,
+        read_early=counts.counted_at_once,
     )
 
 
