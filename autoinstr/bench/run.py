@@ -13,7 +13,7 @@ import dataclasses
 import datetime as dt
 import time
 import urllib.parse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,6 +34,8 @@ from autoinstr.bench.sink import Sink
 #: Between looks at what the generator has written.
 POLL_S = 0.1
 SETTLE_S = 0.2
+#: Kinds of errors that are shown of a run.
+MOST_KINDS = 3
 #: Warm-up by requests ends at the latest after this many times its seconds: a slow service makes fewer.
 LONGEST_WARM_UP = 4
 #: How long spans may be on their way after the load has ended.
@@ -196,6 +198,7 @@ def _measured(
         seconds=seconds,
         is_uniform=service.is_uniform,
     )
+    faults += tuple(_of_the_end(final, has_failed=bool(faults)))
     return dataclasses.replace(
         run,
         status=validity.status_of(faults, window.is_steady),
@@ -207,6 +210,14 @@ def _measured(
         noise=noise_figures,
         extensions=window.extensions,
     )
+
+
+def _of_the_end(final: load.Final, *, has_failed: bool) -> Iterator[Fault]:
+    if final.aborted:
+        yield Fault("spans", f"{final.aborted} requests were cut off at the end: the program answers too slowly to be drained")
+    if final.kinds and has_failed:
+        most = sorted(final.kinds.items(), key=lambda item: -item[1])[:MOST_KINDS]
+        yield Fault("errors", "; ".join(f"{count} times {kind}" for kind, count in most))
 
 
 def _started(variant: Variant, service: Service, conditions: Conditions, metrics_port: int, log: Path) -> target.Target:
