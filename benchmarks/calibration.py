@@ -65,12 +65,12 @@ def row(variant: str, truth: float, repeats: list[dict[str, Difference]]) -> dic
 
 
 def markdown(rows: list[dict[str, object]], record: dict[str, object]) -> str:
-    machine = record["machine"]
+    cpu = record["machine"]["cpu"]
+    setting = f"{cpu['model']}; {record['cell']}; {record['blocks']} blocks of {record['window_s']} s windows"
     lines = [
         f"# calibration, {record['date']}",
         "",
-        f"{machine['cpu']['model'] if isinstance(machine['cpu'], dict) else machine['cpu']}; {record['cell']}; "
-        f"{record['blocks']} blocks of {record['window_s']} s windows, {len(record['repeats'])} campaigns.",
+        f"{setting}, {len(record['repeats'])} campaigns.",
         "",
         "| variant | truth, µs | interval holds it | mean of the estimates | lowest, highest | half-width (median) |",
         "|---|---|---|---|---|---|",

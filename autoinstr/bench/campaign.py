@@ -346,7 +346,7 @@ def again(
     )
     with tempfile.TemporaryDirectory(prefix="autoinstr-bench-") as scratch:
         folder = store.Folder.create(Path(scratch) / "campaign", manifest)
-        with Campaign(folder, manifest, say=say or Progress(quiet=True)) as campaign:
+        with Campaign(folder, manifest, repetitions=0, say=say or Progress(quiet=True)) as campaign:
             campaign.measure()
         (cell,) = analysis.analyse(store.read(folder.path)).cells
     return cell.again

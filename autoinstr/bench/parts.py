@@ -281,7 +281,7 @@ class Manifest:
     timing: Timing
     variants: tuple[Variant, ...]
     cells: tuple[Cell, ...]
-    #: See ``probe.machine``.
+    #: See ``machine.machine``.
     machine: Mapping[str, Any]
     #: Environment -> package -> version.
     versions: Mapping[str, Mapping[str, str]]
@@ -332,7 +332,8 @@ class Difference:
     """One variant against bare in one cell, for one metric.
 
     Metrics: ``cpu_us`` (per request), ``p50_us``, ``p90_us``, ``p99_us`` and ``p999_us`` (response time), ``throughput``
-    (requests per second), ``rss_bytes``. ``absolute`` is in the unit of the metric, ``percent`` by log-ratio.
+    (requests per second), ``rss_bytes``; of a start ``ms`` and ``cpu_ms``. ``absolute`` is in the unit of the metric,
+    ``percent`` by log-ratio.
     """
 
     variant: str

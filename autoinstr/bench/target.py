@@ -365,7 +365,7 @@ def _started(
     folder: Path | None,
 ) -> subprocess.Popen[bytes]:
     try:
-        with log.open("wb") as output, _pinned(cpus):
+        with log.open("wb") as output, pinned(cpus):
             return subprocess.Popen(  # noqa: S603 (this is what the user asked for)
                 list(command),
                 env=dict(environment),
@@ -380,7 +380,7 @@ def _started(
 
 
 @contextlib.contextmanager
-def _pinned(cpus: frozenset[int] | None) -> Iterator[None]:
+def pinned(cpus: frozenset[int] | None) -> Iterator[None]:
     """What this thread starts inherits its CPUs, so that the child is on its own from the first instruction.
 
     Not in the child before exec: Python code there may hang when other threads of this process held a lock.
