@@ -17,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from autoinstr.bench.parts import RATE, SATURATION, USAGE, Manifest, Refusal, Timing, Variant, to_json
+from autoinstr.bench.parts import INVALID, RATE, SATURATION, USAGE, Manifest, Refusal, Timing, Variant, to_json
 
 #: Subcommands with a module of their own: each has ``main(words) -> exit code``.
 ROOMS = {
@@ -53,6 +53,9 @@ the machine
   sink      the counting collector alone
   schema    of a campaign's files, as JSON Schema
 """
+
+#: As shells report an end by Ctrl-C.
+INTERRUPTED = 130
 
 #: When ``--blocks`` is not given. Quick: to see that it works, no inference.
 BLOCKS, QUICK_BLOCKS = 10, 3
@@ -112,13 +115,13 @@ def _run(words: list[str]) -> int:
             running.calibrate()
             running.measure()
     except campaign.Stopped as stopped:
-        progress.line(f"autoinstr bench: {stopped}")
-        status = 4
+        sys.stderr.write(f"\nautoinstr bench: {stopped}\n")
+        status = INVALID
     except KeyboardInterrupt:
-        progress.line(f"interrupted; go on with: autoinstr bench run --resume {folder.path}")
-        status = 130
+        sys.stderr.write(f"\ninterrupted; go on with: autoinstr bench run --resume {folder.path}\n")
+        status = INTERRUPTED
     read = store.read(folder.path)
-    if not read.runs:
+    if not any(run.load for run in read.runs):
         return status
     results = analysis.analyse(read)
     _write_reports(folder.path, results)

@@ -29,6 +29,7 @@ from autoinstr.bench.parts import (
     SATURATION,
     Cell,
     Difference,
+    Fault,
     Manifest,
     Planned,
     Refusal,
@@ -302,10 +303,10 @@ class Progress:
         figures = "" if run.server is None or run.load is None else (
             f"{run.server.cpu_us_per_request:.1f} µs/request, {run.load.per_second:.0f}/s"
         )
-        faults = "; ".join(f"{fault.scope}: {fault.text}" for fault in run.faults)
-        status = run.status if run.status != "ok" else ""
-        if not self._is_terminal or status:
-            text = "  ".join(filter(None, (figures, status, faults)))
+        faults = _in_words(run.faults)
+        status = run.status if run.status in ("unsteady", "failed") else ""
+        if not self._is_terminal or status or faults:
+            text = "; ".join(filter(None, (figures, status, faults)))
             self.line(f"[{self._done}/{self._total}] {self._current}: {text} · {self._left()}")
 
     def _left(self) -> str:
@@ -316,6 +317,17 @@ class Progress:
     def _clear(self) -> None:
         if self._is_terminal:
             print("\r\x1b[2K", end="", file=sys.stderr)
+
+
+def _in_words(faults: Sequence[Fault]) -> str:
+    """Each cause once, with what it spoils."""
+    spoiled: dict[str, list[str]] = {}
+    for fault in faults:
+        spoiled.setdefault(fault.text, []).append(fault.scope)
+    return "; ".join(
+        f"not used: {text}" if "all" in scopes else f"not used for {', '.join(scopes)}: {text}"
+        for text, scopes in spoiled.items()
+    )
 
 
 def again(
