@@ -449,7 +449,7 @@ def _missing(result: CellResult, runs: _Runs, metrics: Sequence[Metric]) -> list
             if one.metric == metric.name and one.absolute is None:
                 blocks = "no complete block" if not one.blocks else "only one complete block"
                 cause = blocks + _cause(runs, metric, one.variant)
-                by_cause.setdefault(_without_numbers(cause), (cause, []))[1].append(one.variant)
+                by_cause.setdefault(without_numbers(cause), (cause, []))[1].append(one.variant)
         for kind, (cause, variants) in by_cause.items():
             by_metric.setdefault((tuple(variants), kind), (cause, []))[1].append(metric.name)
     return [
@@ -481,12 +481,13 @@ def _spoiled(runs: Iterable[Run], scope: str) -> list[str]:
 
 def _commonest(texts: Sequence[str]) -> str:
     """Of the texts that are alike but for their numbers, the first of the largest group."""
-    kinds = [_without_numbers(text) for text in texts]
+    kinds = [without_numbers(text) for text in texts]
     (kind, _), *_ = Counter(kinds).most_common(1)
     return texts[kinds.index(kind)]
 
 
-def _without_numbers(text: str) -> str:
+def without_numbers(text: str) -> str:
+    """What texts of one rule have in common."""
     return "".join(character for character in text if character not in "0123456789.,")
 
 
@@ -562,7 +563,8 @@ def _verdict(question: Question, answers: Sequence[Answer]) -> tuple[int, str]:
     shown = next((one for one in answers if not one.invalid and not one.open), (unclear or invalid or answers)[0])
     text = _headline(question, shown.result) + _again(shown.result)
     if shown.invalid:
-        text = f"no statement holds, for {shown.invalid}; measured was: {text}"
+        measured = _headliner(question.manifest, shown.result)
+        text = f"no statement holds, for {shown.invalid}" + (f"; measured was: {text}" if measured and measured.absolute else "")
     elif shown.open and not is_smoke:
         text = f"no clear statement yet, for {shown.open}: {text}"
     for kind, some in (("invalid", invalid), ("not clear yet", [] if is_smoke else unclear)):

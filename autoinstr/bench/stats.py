@@ -24,8 +24,11 @@ from autoinstr.bench.parts import CostModel, Estimate
 
 #: Sampled shares for which a cost model predicts: Dapper's (table 2 of its report), ours, none.
 SHARES = (1.0, 0.5, 0.25, 0.125, 0.0625, 0.01, 1 / 1024, 0.0)
+#: With more blocks Student's t is the normal distribution but for a first correction.
+NEARLY_NORMAL = 100_000
 #: Below so many slots a monotone order is no rare accident (1 in 12 with four), so that a slope says nothing.
 FEWEST_FOR_A_SLOPE = 5
+SIGNS_AT_A_TIME = 8
 #: Slopes between all pairs of more points take seconds: neighbours are put together first.
 MOST_POINTS_FOR_SLOPES = 1500
 
@@ -182,18 +185,23 @@ def sign_flip_p(values: Sequence[float], seed: int, exact_to: int = 14, draws: i
     # What a rounding error separates is the same sum.
     observed = abs(math.fsum(values)) - 1e-9 * math.fsum(map(abs, values))
     if len(values) <= exact_to:
-        sums = [values[0]]  # The other half has the same sums with the other sign.
-        for value in values[1:]:
-            sums = [one + signed for one in sums for signed in (value, -value)]
+        # The other half has the same sums with the other sign.
+        sums = [values[0] + one for one in _signed_sums(values[1:])]
         return sum(abs(one) >= observed for one in sums) / len(sums)
     chance = random.Random(seed)  # noqa: S311 (a permutation, not a secret)
-    flips = (chance.getrandbits(len(values)) for _ in range(draws))
-    extreme = sum(abs(_flipped_sum(values, bits)) >= observed for bits in flips)
+    # All signs of a few values at a time, and of each few one at random: as random as sign by sign, and ten times as fast.
+    few = [_signed_sums(values[at : at + SIGNS_AT_A_TIME]) for at in range(0, len(values), SIGNS_AT_A_TIME)]
+    drawn = zip(*(chance.choices(sums, k=draws) for sums in few), strict=True)
+    extreme: int = sum(abs(sum(one)) >= observed for one in drawn)
     return (extreme + 1) / (draws + 1)
 
 
-def _flipped_sum(values: Sequence[float], bits: int) -> float:
-    return sum(value if bits >> index & 1 else -value for index, value in enumerate(values))
+def _signed_sums(values: Sequence[float]) -> list[float]:
+    """The sums of the values with all 2^n signs."""
+    sums = [0.0]
+    for value in values:
+        sums = [one + signed for one in sums for signed in (value, -value)]
+    return sums
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -229,7 +237,10 @@ def blocks_needed(values: Sequence[float], half_width: float, confidence: float 
     if len(values) < 2 or not half_width > 0:
         raise ValueError("How many blocks are needed can be said from two blocks on, and for a width above 0.")
     ratio = stdev(values) / half_width
-    n = max(2, math.ceil((normal_quantile((1 + confidence) / 2) * ratio) ** 2))
+    z = normal_quantile((1 + confidence) / 2)
+    n = max(2, math.ceil((z * ratio) ** 2))
+    if n > NEARLY_NORMAL:
+        return n + math.ceil((z * z + 1) / 2)  # The first term of t's expansion about z; the next one is below 1.
     while n < (t_quantile((1 + confidence) / 2, n - 1) * ratio) ** 2:
         n += 1
     return n

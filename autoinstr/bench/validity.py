@@ -71,6 +71,9 @@ def faults(
             seconds = LENGTH_MARGIN * load.all_requests / load.per_second if load.per_second else load.seconds
         found += [Fault("all", text) for text in unaccounted(variant, spans, seconds, load.all_errors, is_uniform)]
         found += [Fault("spans", text) for text in lost(variant, spans)]
+        if spans.read_early:
+            text = f"the sink had to read {spans.read_early:,} payloads while it measured: a shorter window, or less load"
+            found += _spoils(("throughput", "latency"), text)
     if generator is not None:
         found += _of_generator(generator)
     if cell.mode == RATE:
@@ -135,6 +138,8 @@ def unaccounted(
     yield from _own_accounting(variant, spans)
     yield from _arrival(variant, spans)
     yield from _sampling(variant, spans, seconds, errors)
+    if spans.undecodable:
+        yield f"the sink could not read {spans.undecodable:,} payloads, so that nobody knows what was in them"
     if is_uniform and spans.exported is None and spans.received_traces and spans.received % spans.received_traces:
         yield (
             f"{spans.received:,} spans of {spans.received_traces:,} traces arrived, which is no whole number for each: "
@@ -173,9 +178,10 @@ def _arrival(variant: Variant, spans: SpanFigures) -> Iterator[str]:
     elif not uses_udp(variant):
         yield f"{spans.exported:,} spans were exported but {spans.received:,} arrived: see whether the sink answered all"
     elif missing > MOST_LOST * spans.exported:
+        by_kernel = "no word from the kernel" if spans.datagrams_lost is None else f"datagrams lost: {spans.datagrams_lost:,}"
         yield (
-            f"{missing:,} of {spans.exported:,} spans were lost on UDP ({_percent(missing / spans.exported)}; the kernel "
-            f"dropped {spans.datagrams_lost:,} datagrams): less load, a core for the sink, or a larger net.core.rmem_max"
+            f"{missing:,} of {spans.exported:,} spans were lost on UDP ({_percent(missing / spans.exported)}; "
+            f"{by_kernel}): less load, a core for the sink, or a larger net.core.rmem_max"
         )
 
 

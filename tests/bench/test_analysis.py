@@ -591,6 +591,15 @@ def test_an_account_with_one_unknown_count_has_no_sum() -> None:
     assert results.status == INVALID
 
 
+def test_losses_of_nobody_knows_how_many_make_no_claim() -> None:
+    """An agent whose counters are half there would end the analysis."""
+
+    def half_deaf(run: Run) -> Run:
+        return dataclasses.replace(run, spans=dataclasses.replace(run.spans, finished=None, dropped=3))
+
+    assert analysis.analyse(campaign(change=half_deaf)).status == INVALID
+
+
 def test_curves_are_read_off_merged_histograms() -> None:
     """The mean of sixteen p99s would be drawn as a p99."""
     fast, slow = durations.new(), durations.new()

@@ -13,6 +13,7 @@ import textwrap
 import unicodedata
 from collections.abc import Iterable, Sequence
 
+from autoinstr.bench import analysis
 from autoinstr.bench.parts import BROKEN, INCONCLUSIVE, INVALID, PASSED, CellResult, Results
 from autoinstr.bench.report import quantities, tables
 from autoinstr.bench.report.blocks import Column, Table
@@ -30,8 +31,7 @@ def terminal(results: Results, *, is_colour: bool | None = None) -> str:
     parts = [ink(COLOURS.get(results.status, WARNING), wrapped(results.verdict))]
     if results.manifest.is_smoke:
         parts.append(ink(WARNING, "smoke, no inference: a few short blocks to see that it works"))
-    spoilt = len(results.excluded)
-    line = f"{results.runs:,} runs, {spoilt or 'none'} thrown out or repeated; {tables.machine_line(results.manifest)}"
+    line = f"{results.runs:,} runs, {tables.how_many_excluded(results)}; {tables.machine_line(results.manifest)}"
     parts.append(ink(DIM, wrapped(line)))
     shown = results.cells[:MOST_CELLS]
     parts += [_cell(one, ink) for one in shown]
@@ -44,16 +44,10 @@ def terminal(results: Results, *, is_colour: bool | None = None) -> str:
                 ]
             )
         )
-    reasons = [reason for one in results.excluded for reason in (fault.text for fault in one.faults)]
+    reasons = [text for one in results.excluded for text in {fault.text for fault in one.faults}]
     if reasons:
-        parts.append(
-            "\n".join(
-                [
-                    "why runs were thrown out or repeated:",
-                    *(f"  {count} x {wrapped(text, 8)}" for text, count in _counted(reasons)),
-                ]
-            )
-        )
+        lines = [f"  {count} x {wrapped(text, 8)}" for text, count in _counted(reasons)]
+        parts.append("\n".join(["why runs were not used, or not for everything:", *lines]))
     return "\n\n".join(parts)
 
 
@@ -138,7 +132,8 @@ def wrapped(text: str, indent: int = 0, *, keep: str = "") -> str:
 
 
 def _counted(texts: Iterable[str]) -> Sequence[tuple[str, int]]:
-    found: dict[str, int] = {}
+    """Texts that are alike but for their numbers are one: the first of them, and how many."""
+    alike: dict[str, list[str]] = {}
     for text in texts:
-        found[text] = found.get(text, 0) + 1
-    return sorted(found.items(), key=lambda pair: -pair[1])
+        alike.setdefault(analysis.without_numbers(text), []).append(text)
+    return sorted(((some[0], len(some)) for some in alike.values()), key=lambda pair: -pair[1])

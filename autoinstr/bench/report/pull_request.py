@@ -80,9 +80,8 @@ def _facts(results: Results) -> str:
         if widest and widest.again:
             first += f"; widest: {_number(quantities.change(widest.again))} in {escaped(tables.cell_title(widest))}"
         lines = [first, *noisy]
-    thrown = len(results.excluded)
     lines.append(
-        f"- {results.runs:,} runs, {thrown or 'none'} thrown out or repeated; "
+        f"- {results.runs:,} runs, {tables.how_many_excluded(results)}; "
         f"{escaped(tables.machine_line(results.manifest))}"
     )
     lines += [f"- {escaped(tables.cell_title(one))}: {escaped(text)}" for one in results.cells for text in one.trouble]

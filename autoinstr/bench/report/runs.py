@@ -217,7 +217,7 @@ def invalid_runs(shown: Page) -> Section:
     results = shown.results
     if not results.excluded:
         return Section("invalid", "Runs thrown out", "Thrown out", (), "No run was thrown out or repeated.")
-    share = f"{len(results.excluded)} of {results.runs:,} runs were thrown out or repeated, by rules stated beforehand."
+    share = f"Of {results.runs:,} runs {tables.how_many_excluded(results)}, by rules stated beforehand."
     return Section(
         "invalid",
         "Runs thrown out",

@@ -74,8 +74,8 @@ def _model_cards(cell: CellResult) -> list[Card]:
 
 
 def _runs_card(results: Results) -> Card:
-    spoilt = len(results.excluded)
-    detail = f"{spoilt} thrown out or repeated" if spoilt else "none thrown out"
+    spoilt = sum(not one.usable("cpu") for one in results.excluded)
+    detail = tables.how_many_excluded(results)
     return Card("runs", f"{results.runs:,}", detail, "warning" if spoilt > results.runs / 10 else "")
 
 

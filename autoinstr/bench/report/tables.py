@@ -207,6 +207,13 @@ def halves(points: Sequence[tuple[float, float]]) -> tuple[list[tuple[float, flo
     return [one for one in points if one[0] < middle], [one for one in points if one[0] >= middle]
 
 
+def how_many_excluded(results: Results) -> str:
+    """In words: runs that are not used at all, and those of which some figures are not."""
+    wholly = sum(not one.usable("cpu") for one in results.excluded)
+    partly = len(results.excluded) - wholly
+    return f"{wholly or 'none'} thrown out or repeated" + (f", {partly} used in part" if partly else "")
+
+
 def excluded(results: Results) -> Table:
     rows = tuple(
         (
