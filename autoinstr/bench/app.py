@@ -17,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from autoinstr.bench.parts import INVALID, RATE, SATURATION, USAGE, Manifest, Refusal, Timing, Variant, to_json
+from autoinstr.bench.parts import INVALID, RATE, SATURATION, USAGE, Cell, Manifest, Refusal, Timing, Variant, to_json
 
 #: Subcommands with a module of their own: each has ``main(words) -> exit code``.
 ROOMS = {
@@ -152,7 +152,7 @@ def _parser(command: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(f"autoinstr bench {command}", description="Measure what tracing costs.")
     what = parser.add_argument_group("what is measured")
     what.add_argument("-m", "--matrix", type=Path, metavar="FILE", help="options from a TOML file; those given here win")
-    what.add_argument("--scenario", type=_names, metavar="A,B", help="default: hello")
+    what.add_argument("--scenario", type=_names, metavar="A,B", help="default: hello; hello:fastapi is this one only")
     what.add_argument("--framework", type=_names, metavar="A,B", help="default: flask, or what the scenario runs on")
     what.add_argument("--mode", type=_names, metavar="A,B", help="saturation (closed; the default), rate (open)")
     what.add_argument("--variants", type=_names, metavar="A,B", help=f"default: {DEFAULT_VARIANTS}; none is always there")
@@ -230,23 +230,29 @@ def _variants(options: argparse.Namespace) -> tuple[Variant, ...]:
     return tuple(by_name[name] for name in plan.with_bases(list(by_name)))
 
 
-def _cells(options: argparse.Namespace) -> tuple[Any, ...]:
+def _cells(options: argparse.Namespace) -> tuple[Cell, ...]:
     from autoinstr.bench import plan, scenarios
 
-    chosen = [scenarios.find(name) for name in options.scenario or ["hello"]]
-    for one in chosen:
-        if not one.is_measurable:
-            raise Refusal(f"scenario {one.name} sets its load itself, or is a check: use it with locust -f {one.locustfile}")
-    found = {one.name: one.frameworks for one in chosen}
     frameworks = options.framework or []
     for name in frameworks:
         scenarios.find_framework(name)
-    if not frameworks:
-        found = {name: able[:1] if "flask" not in able else ("flask",) for name, able in found.items()}
-    return plan.cells(found, frameworks, _modes(options), options.concurrency or [16], _loads(options))
+    found: list[Cell] = []
+    for text in options.scenario or ["hello"]:
+        name, _, only = text.partition(":")
+        scenario = scenarios.find(name)
+        if not scenario.is_measurable:
+            raise Refusal(f"scenario {name} sets its load itself, or is a check: use it with locust -f {scenario.locustfile}")
+        able = scenario.frameworks
+        if only:
+            able = (scenarios.find_framework(only, scenario).name,)
+        elif not frameworks:
+            able = ("flask",) if "flask" in able else able[:1]
+        chosen = [] if only else frameworks
+        found += plan.cells({name: able}, chosen, _modes(options), options.concurrency or [16], _loads(options))
+    return tuple(dict.fromkeys(found))
 
 
-def _own_cells(options: argparse.Namespace) -> tuple[Any, ...]:
+def _own_cells(options: argparse.Namespace) -> tuple[Cell, ...]:
     from autoinstr.bench import campaign, plan
 
     if not (options.app and options.url):

@@ -238,6 +238,8 @@ def test_port_taken(tmp_path: Path, own: Callable[..., list[str]]) -> None:
         (["--framework", "falsk"], "flask"),
         (["--mode", "fast"], "saturation, rate"),
         (["--scenario", "asgi_concurrent", "--framework", "flask"], "asgi_concurrent"),
+        (["--scenario", "asgi_concurrent:flask"], "is for fastapi"),
+        (["--scenario", "hello:falsk"], "flask"),
         (["--scenario", "e2e_trace"], "locust -f"),
         (["--app", "python my.py"], "--url"),
         (["--app", "python my.py", "--url", "http://127.0.0.1:1/", "--locustfile", "nowhere.py"], "nowhere.py"),
@@ -281,6 +283,13 @@ def test_plan(tmp_path: Path) -> None:
     assert order == order[::-1]
     assert (order[0], len(order)) == ("none", 8)
     assert not list(tmp_path.iterdir())
+
+
+def test_pairs_of_scenario_and_framework(tmp_path: Path) -> None:
+    """Two questions need four cells, of which nobody wants two."""
+    ended = bench("plan", "--scenario", "fanout_requests:flask,hello:fastapi", "--concurrency", "1,16", cwd=tmp_path, timeout=60)
+    cells = re.findall(r"^  (\S+ \S+ c\d+)", ended.stdout, re.MULTILINE)
+    assert cells == ["fanout_requests flask c1", "fanout_requests flask c16", "hello fastapi c1", "hello fastapi c16"]
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 cannot read TOML")
