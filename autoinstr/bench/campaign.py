@@ -129,12 +129,13 @@ class Campaign:
         """Looks at widths only, never at p or at where the interval lies: stopping must not favour a result."""
         if self.until_ci is None or not self.runs:
             return False
+        # Of two or three blocks an interval can be narrow by luck.
         results = analysis.analyse(store.read(self.folder.path))
         for cell in results.cells:
             for one in cell.differences:
                 if one.metric != "cpu_us":
                     continue
-                if one.percent is None or (one.percent.high - one.percent.low) / 2 > self.until_ci:
+                if one.blocks < analysis.FEWEST_BLOCKS or one.percent is None or (one.percent.high - one.percent.low) / 2 > self.until_ci:
                     return False
         return bool(results.cells)
 

@@ -19,7 +19,7 @@ from autoinstr.bench.parts import AGAIN, BASE, RATE, SATURATION, Cell, Planned, 
 MAX_RUNS = 100_000
 
 #: What a run takes beside warm-up, window and idle time: start of program and generator, draining, stopping.
-SECONDS_BESIDE = 3.0
+SECONDS_BESIDE = 2.0
 
 
 def cells(

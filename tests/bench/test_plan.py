@@ -79,6 +79,6 @@ def test_too_much() -> None:
 def test_time_needed() -> None:
     """The estimate that is printed is not that of what runs."""
     timing = Timing(warm_up_s=5, window_s=8, idle_s=1)
-    assert plan.seconds_of_run(timing) == 17
-    assert plan.seconds_of_block(plan.with_bases(["off"]), timing) == 6 * 17
+    assert plan.seconds_of_run(timing) == 16
+    assert plan.seconds_of_block(plan.with_bases(["off"]), timing) == 6 * 16
     assert [plan.in_words(seconds) for seconds in (40, 720, 12_000)] == ["40 s", "12 min", "3 h 20 min"]
