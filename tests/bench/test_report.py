@@ -547,3 +547,11 @@ def test_what_nobody_tells_is_no_column(small: Results) -> None:
     )
     found = report.tables.accounts(dataclasses.replace(small.cells[0], accounts=silent))
     assert [column.title for column in found.columns] == ["variant", "runs", "requests", "received"]
+
+
+def test_what_was_not_measured_is_a_dash() -> None:
+    """A latency that no usable run has is shown as 0 µs, or bare's whole latency as what a variant spares."""
+    known = Difference("otel", "p99_us", 1, 300.0, 400.0, None, None, None, None, None, None, (100.0,))
+    assert quantities.change(known).replace("\N{NO-BREAK SPACE}", " ") == "+100.0 µs (no interval)"
+    for unknown in (dataclasses.replace(known, base=0.0), dataclasses.replace(known, value=0.0)):
+        assert quantities.change(unknown) == quantities.NOTHING

@@ -68,12 +68,7 @@ def _numbers(one: Difference, places: int) -> tuple[str, ...]:
     how_ = quantities.metric_of(one.metric)
     percent = f"({quantities.percent(one.percent.mean)})" if one.percent else ""
     if one.absolute is None:
-        return (
-            f"{quantities.signed((one.value - one.base) * how_.factor, places)}{GLUE}{how_.unit}",
-            "no interval",
-            percent,
-            "",
-        )
+        return (quantities.seen(one, places), "no interval", percent, "")
     mean = f"{quantities.signed(one.absolute.mean * how_.factor, places)}{GLUE}{how_.unit}"
     return (mean, quantities.interval(one.absolute, places, how_.factor), percent, tables.probability(one.p_holm))
 

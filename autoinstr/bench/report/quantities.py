@@ -106,13 +106,22 @@ def share(value: float) -> str:
     return f"{value * 100:.3g}{GLUE}%"
 
 
+def seen(difference: Difference, places: int = 1) -> str:
+    """What was seen where there is no interval; a dash where bare or the variant has no usable run."""
+    if not (difference.base and difference.value):
+        return NOTHING
+    how = metric_of(difference.metric)
+    glue = "" if how.unit.startswith("/") else GLUE
+    return f"{signed((difference.value - difference.base) * how.factor, places)}{glue}{how.unit}"
+
+
 def change(difference: Difference, places: int | None = None) -> str:
     """``+6.1 µs [+5.4, +6.8] (+3.2 %)``; where there is no interval, what was seen, said to be without one."""
     how = metric_of(difference.metric)
     glue = "" if how.unit.startswith("/") else GLUE
     if difference.absolute is None:
-        seen = (difference.value - difference.base) * how.factor
-        return f"{signed(seen, 1)}{glue}{how.unit} (no interval)"
+        text = seen(difference)
+        return text if text == NOTHING else f"{text} (no interval)"
     places = decimals([difference.absolute], how.factor) if places is None else places
     text = f"{signed(difference.absolute.mean * how.factor, places)}{glue}{how.unit} "
     text += interval(difference.absolute, places, how.factor)

@@ -47,7 +47,7 @@ def variants_of(result: CellResult, metric: str = "cpu_us") -> tuple[str, ...]:
 def bare(result: CellResult, metric: str = "cpu_us") -> str:
     """What the bare program needs, where that is known."""
     one = next((one for one in result.differences if one.metric == metric), None)
-    return quantities.amount(metric, one.base) if one else NOTHING
+    return quantities.amount(metric, one.base) if one and one.base else NOTHING
 
 
 def added(result: CellResult, metric: str = "cpu_us") -> Table:
@@ -59,8 +59,7 @@ def added(result: CellResult, metric: str = "cpu_us") -> Table:
     for one in own:
         percent = NOTHING if one.percent is None else f"{quantities.percent(one.percent.mean)}"
         if one.absolute is None:
-            seen = f"{quantities.signed((one.value - one.base) * how.factor, places)}{GLUE}{how.unit}"
-            rows.append((variant_name(one.variant), seen, "no interval", percent, NOTHING, str(one.blocks), ""))
+            rows.append((variant_name(one.variant), quantities.seen(one, places), "no interval", percent, NOTHING, str(one.blocks), ""))
             continue
         rows.append(
             (
