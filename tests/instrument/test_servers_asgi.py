@@ -20,6 +20,13 @@ class TestUvicorn(Uvicorn):
     """One process, which ends by the signal that it was sent."""
 
 
+class TestUvicornInPython(Uvicorn):
+    """Without uvloop and httptools, which it takes where they are installed."""
+
+    apps = ("plain_asgi", "fastapi")
+    options = ("--http=h11", "--loop=asyncio")
+
+
 class TestUvicornWorkers(Uvicorn):
     """Two processes, started by spawn."""
 
