@@ -149,7 +149,12 @@ def _plan(words: list[str]) -> int:
 
 
 def _parser(command: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(f"autoinstr bench {command}", description="Measure what tracing costs.")
+    parser = argparse.ArgumentParser(
+        f"autoinstr bench {command}",
+        description="Measure what tracing costs.",
+        epilog=_catalogue(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     what = parser.add_argument_group("what is measured")
     what.add_argument("-m", "--matrix", type=Path, metavar="FILE", help="options from a TOML file; those given here win")
     what.add_argument("--scenario", type=_names, metavar="A,B", help="default: hello; hello:fastapi is this one only")
@@ -158,14 +163,14 @@ def _parser(command: str) -> argparse.ArgumentParser:
     what.add_argument("--variants", type=_names, metavar="A,B", help=f"default: {DEFAULT_VARIANTS}; none is always there")
     what.add_argument("--variant", action="append", metavar="NAME=COMMAND", help="a launcher of your own; {app} is the program")
     what.add_argument("--concurrency", type=_integers, metavar="1,16", help="users, or most requests at once; default: 16")
-    what.add_argument("--load", type=_shares, metavar="30%%,60%%", help="rate mode: of what the bare program can do")
+    what.add_argument("--load", type=_shares, metavar="SHARES", help="rate mode: of what the bare program can do; default: 30%%,60%%,80%%")
     own = parser.add_argument_group("a service of your own")
     own.add_argument("--app", metavar="COMMAND", help='how it is started: "python my.py" (an agent before it is left out)')
     own.add_argument("--url", help="where it then answers")
     own.add_argument("--locustfile", type=Path, help="what is asked of it; default: --url again and again")
     how = parser.add_argument_group("how")
     how.add_argument("--blocks", type=_positive, help=f"default: {BLOCKS}")
-    how.add_argument("--until-ci", type=_percent, metavar="1%%", help="stop when every interval is so narrow (half-width)")
+    how.add_argument("--until-ci", type=_percent, metavar="PERCENT", help="stop when every interval is so narrow (half-width, of bare)")
     how.add_argument("--budget", type=_duration, metavar="45m", help="stop when no whole block fits any more")
     how.add_argument("--window", type=_positive, metavar="SECONDS", help="what is measured of a run; default: 8")
     how.add_argument("--warm-up", type=_duration, metavar="SECONDS", help="default: 5, and 2,000 requests")
@@ -181,6 +186,18 @@ def _parser(command: str) -> argparse.ArgumentParser:
         how.add_argument("--repeat", type=int, default=2, metavar="N", help="how often a spoiled run is tried again; default: 2")
         how.add_argument("--quiet", action="store_true", help="no progress")
     return parser
+
+
+def _catalogue() -> str:
+    """What can be chosen, for the end of the help."""
+    from autoinstr.bench import scenarios, variants
+
+    measurable = {one.name: one.text for one in scenarios.CATALOGUE.values() if one.is_measurable}
+    width = max(map(len, (*measurable, *variants.FORMS))) + 2
+    lines = ["scenarios:", *(f"  {name:{width}}{text}" for name, text in measurable.items())]
+    lines += ["", f"frameworks: {', '.join(scenarios.FRAMEWORKS)}", "", "variants:"]
+    lines += [f"  {form:{width}}{text}" for form, text in variants.FORMS.items()]
+    return "\n".join([*lines, variants.WIRES_TEXT]).replace("%", "%%")
 
 
 def _manifest(options: argparse.Namespace, words: Sequence[str]) -> Manifest:

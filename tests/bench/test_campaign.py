@@ -254,6 +254,15 @@ def test_plan(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_help(tmp_path: Path) -> None:
+    """Nobody knows what can be chosen without reading the code."""
+    ended = bench("run", "--help", cwd=tmp_path, timeout=60)
+    assert ended.returncode == 0, ended.stderr
+    for word in ("fanout_requests", "starlette", "burn:US[@SHARE]", "--until-ci PERCENT", "80%"):
+        assert word in ended.stdout
+    assert "%%" not in ended.stdout
+
+
 def test_pairs_of_scenario_and_framework(tmp_path: Path) -> None:
     """Two questions need four cells, of which nobody wants two."""
     ended = bench("plan", "--scenario", "fanout_requests:flask,hello:fastapi", "--concurrency", "1,16", cwd=tmp_path, timeout=60)
