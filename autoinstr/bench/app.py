@@ -28,6 +28,7 @@ ROOMS = {
     "compare": "autoinstr.bench.compare",
     "gate": "autoinstr.bench.gate",
     "sink": "autoinstr.bench.sink",
+    "worker": "autoinstr.bench.worker",
     "rivals": "autoinstr.bench.rivals",
     "schema": "autoinstr.bench.schema",
 }
@@ -50,6 +51,7 @@ look at campaigns
 the machine
   doctor    is this machine fit to measure, and what can it tell apart
   rivals    other agents' environments: list, install
+  worker    makes load for a campaign that runs on another host
   sink      the counting collector alone
   schema    of a campaign's files, as JSON Schema
 """
@@ -177,6 +179,8 @@ def _parser(command: str) -> argparse.ArgumentParser:
     how.add_argument("--start-timeout", type=_duration, metavar="SECONDS", help="for the service to answer; default: 30")
     how.add_argument("--seed", type=int, help="of orders and schedules; default: 1")
     how.add_argument("--processes", type=_positive, help="generator processes; default: 1")
+    how.add_argument("--workers", type=_positive, metavar="N", help="generators on other hosts: `autoinstr bench worker` there")
+    how.add_argument("--master", metavar="HOST:PORT", help="where they find this one; default: 127.0.0.1:5557")
     how.add_argument("--server-cpus", metavar="0", help="default: the first one")
     how.add_argument("--generator-cpus", metavar="1", help="default: all others")
     how.add_argument("--quick", action="store_true", help="three short blocks to see that it works: no inference")
@@ -231,6 +235,8 @@ def _manifest(options: argparse.Namespace, words: Sequence[str]) -> Manifest:
         url=options.url or "",
         locustfile=str(options.locustfile.resolve()) if options.locustfile else "",
         processes=options.processes or 1,
+        workers=options.workers or 0,
+        master=options.master or "127.0.0.1:5557",
         server_cpus=tuple(sorted(cores.server)),
         generator_cpus=tuple(sorted(cores.generator)),
         is_smoke=options.quick,

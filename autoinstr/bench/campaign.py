@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from autoinstr.bench import analysis, plan, rivals, run, scenarios, store, validity, variants
+from autoinstr.bench import analysis, plan, rivals, run, scenarios, store, validity, variants, worker
 from autoinstr.bench.machine import Cores
 from autoinstr.bench.parts import (
     AGAIN,
@@ -91,7 +91,14 @@ class Campaign:
             if any(self._needs_origin(cell) for cell in self.manifest.cells):
                 self._origin = self._stack.enter_context(scenarios.start_origin(self.cores.generator)).url
             self._conditions = run.Conditions(
-                sink, self.cores, self.manifest.timing, self.manifest.seed, scratch, self.manifest.processes
+                sink,
+                self.cores,
+                self.manifest.timing,
+                self.manifest.seed,
+                scratch,
+                self.manifest.processes,
+                self.manifest.workers,
+                worker.address(self.manifest.master) if self.manifest.workers else None,
             )
             self._stack.enter_context(_terminated_like_interrupted())
             self._stack = self._stack.pop_all()
@@ -232,10 +239,15 @@ def check(manifest: Manifest) -> None:
     missing = rivals.missing(manifest.variants)
     if missing:
         raise Refusal(missing)
+    if manifest.workers:
+        worker.address(manifest.master)
+        if len({cell.scenario for cell in manifest.cells}) > 1:
+            raise Refusal("workers on other hosts know one scenario: give each scenario a campaign of its own")
     addresses = dict.fromkeys(("http", "http_port", "udp_port", "metrics_port"), "0")
     for cell in manifest.cells:
-        if cell.concurrency < manifest.processes:
-            raise Refusal(f"{cell.concurrency} users are too few for {manifest.processes} processes: each needs one at least")
+        processes = max(manifest.processes, manifest.workers)
+        if cell.concurrency < processes:
+            raise Refusal(f"{cell.concurrency} users are too few for {processes} processes: each needs one at least")
         program = shlex.split(manifest.program) if cell.scenario == OWN else scenarios.find_framework(cell.framework).command(0)
         for variant in manifest.variants:
             variants.command(variant, program, addresses)

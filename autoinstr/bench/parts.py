@@ -292,8 +292,11 @@ class Manifest:
     url: str = ""
     #: The user's own locustfile, where there is one.
     locustfile: str = ""
-    #: Of the generator.
+    #: Of the generator on this host.
     processes: int = 1
+    #: Generators on other hosts, and the address (HOST:PORT) where they find this one; none where 0.
+    workers: int = 0
+    master: str = ""
     server_cpus: tuple[int, ...] = ()
     generator_cpus: tuple[int, ...] = ()
     is_smoke: bool = False

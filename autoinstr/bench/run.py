@@ -36,6 +36,8 @@ POLL_S = 0.1
 SETTLE_S = 0.2
 #: Kinds of errors that are shown of a run.
 MOST_KINDS = 3
+#: For workers on other hosts to come back after the run before.
+WORKERS_S = 120.0
 #: Warm-up by requests ends at the latest after this many times its seconds: a slow service makes fewer.
 LONGEST_WARM_UP = 4
 #: How long spans may be on their way after the load has ended.
@@ -82,6 +84,9 @@ class Conditions:
     #: For what the generator writes while it runs; emptied by each run.
     folder: Path
     processes: int = 1
+    #: Generators on other hosts, and the address where they find this one.
+    workers: int = 0
+    master: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -154,9 +159,14 @@ def _measured(
             processes=conditions.processes,
             folder=conditions.folder,
             environment=service.load_variables,
+            master_bind=conditions.master,
+            expect_workers=conditions.workers,
         )
         stack.callback(generator.kill)
-        roots = {"server": server.pid, "sink": sink.pid, "generator": generator.pid}
+        if conditions.master is not None:
+            say(f"waiting for {conditions.workers} workers")
+            generator.wait_until_begun(WORKERS_S)
+        roots = {"server": server.pid, "sink": sink.pid}
         series = stack.enter_context(probe.CpuSeries(roots, cpus=cores.generator))
         noise = stack.enter_context(probe.Noise(cores.server | cores.generator))
         switches = _Change(lambda: probe.switches(server.pids()))
@@ -186,7 +196,13 @@ def _measured(
         threads=threads,
     )
     spans = dataclasses.replace(spans, requests=figures.all_requests + server.probes)
-    generator_figures = _generator_figures(series, window, conditions)
+    microseconds = figures.seconds * 1e6
+    processes_with_users = conditions.workers or conditions.processes
+    generator_figures = GeneratorFigures(
+        cpu_share=sum(slot.cpu_us for slot in window.slots) / microseconds / processes_with_users,
+        sink_cpu_share=series.between("sink", window.start, window.end) / microseconds,
+        processes=processes_with_users,
+    )
     noise_figures = noise.between(window.start, window.end)
     faults = validity.faults(
         variant,
@@ -339,12 +355,3 @@ def _wait_for_silence(sink: Sink, silence_s: float) -> None:
         now = sink.arrived()
         if now != arrived:
             arrived, since = now, time.monotonic()
-
-
-def _generator_figures(series: probe.CpuSeries, window: Window, conditions: Conditions) -> GeneratorFigures:
-    microseconds = (window.end - window.start) * 1e6
-    return GeneratorFigures(
-        cpu_share=series.between("generator", window.start, window.end) / microseconds / conditions.processes,
-        sink_cpu_share=series.between("sink", window.start, window.end) / microseconds,
-        processes=conditions.processes,
-    )

@@ -92,6 +92,33 @@ def test_rate_and_fan_out(tmp_path: Path) -> None:
         assert run.spans.received_traces == run.spans.requests
 
 
+def test_workers_of_other_hosts(tmp_path: Path) -> None:
+    """Load from many hosts: workers that come back for each run, and whose figures add up to what the service has counted."""
+    address = f"127.0.0.1:{free_port()}"
+    words = [sys.executable, "-m", "autoinstr", "bench", "worker", "--master", address, "--scenario", "hello", "--processes", "2"]
+    worker = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        ended = bench("run", *SHORT, "--variants", "none", "--blocks", "1", "--workers", "2", "--master", address, "--out", "c",
+                      cwd=tmp_path)  # fmt: skip
+        assert worker.poll() is None
+        children = psutil.Process(worker.pid).children()
+    finally:
+        worker.send_signal(signal.SIGINT)
+        output, _ = worker.communicate(timeout=60)
+    assert (worker.returncode, "Traceback" in output) == (0, False), output
+    assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    runs = store.read(tmp_path / "c").runs
+    assert [run.status for run in runs].count("failed") == 0, ended.stderr
+    assert len(runs) == 4
+    for run in runs:
+        assert run.load is not None
+        assert run.server is not None
+        assert run.spans is not None
+        assert run.generator is not None
+        assert run.server.requests == run.spans.requests > run.load.requests > 0
+        assert (run.generator.processes, run.generator.cpu_share > 0) == (2, True)
+
+
 def test_resumed(tmp_path: Path) -> None:
     """A campaign that was interrupted goes on where it was, and runs nothing twice."""
     words = [sys.executable, "-m", "autoinstr", "bench", "run", *SHORT, "--variants", "off", "--blocks", "1", "--out", "c"]
@@ -218,6 +245,8 @@ def test_port_taken(tmp_path: Path, own: Callable[..., list[str]]) -> None:
         (["--load", "120%"], "not between 0 and 100"),
         (["--resume", "nowhere"], "not the folder of a campaign"),
         (["--variant", "mine=no-such-program {app}"], "no-such-program"),
+        (["--workers", "2", "--master", "nowhere"], "HOST:PORT"),
+        (["--workers", "2", "--scenario", "hello,errors"], "a campaign of its own"),
         (["--processes", "64", "--concurrency", "2"], "64 processes"),
     ],
 )
