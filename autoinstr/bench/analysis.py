@@ -494,8 +494,7 @@ def without_numbers(text: str) -> str:
 def _invalid(question: Question, result: CellResult, runs: _Runs, metrics: Sequence[Metric]) -> str:
     """Why nothing that this cell shows can be relied on; nothing where it can."""
     again = result.again
-    # One quiet cell in twenty is noisy by chance; what is shown to be too small to matter does not spoil the rest.
-    if result.is_noisy and again and again.absolute and not again.is_equivalent:
+    if result.is_too_noisy and again and again.absolute:
         return f"it is noisy (bare differs from bare by {_interval(again.absolute)} µs)"
     for one in question.manifest.variants:
         text = _loss(one, runs.of(one.name))

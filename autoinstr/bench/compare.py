@@ -202,7 +202,7 @@ def _warnings(before: Results, after: Results, is_other: bool) -> tuple[str, ...
         found += [
             f"the {name} campaign is noisy in {one.cell}: bare differs from bare"
             for one in results.cells
-            if one.is_noisy
+            if one.is_too_noisy
         ]
     if before.manifest.timing != after.manifest.timing:
         found.append("the campaigns have different windows or warm-ups")
@@ -211,7 +211,7 @@ def _warnings(before: Results, after: Results, is_other: bool) -> tuple[str, ...
 
 def _verdict(before: Results, after: Results, changes: Sequence[Change]) -> tuple[int, str]:
     """Passed is what could be compared, whatever came of it: limits are for ``gate --baseline``."""
-    if any(one.status == INVALID or any(cell.is_noisy for cell in one.cells) for one in (before, after)):
+    if any(one.status == INVALID or any(cell.is_too_noisy for cell in one.cells) for one in (before, after)):
         return INVALID, "nothing can be said: a campaign is invalid or noisy"
     if before.manifest.is_smoke or after.manifest.is_smoke:
         return INCONCLUSIVE, "nothing can be said: a smoke test allows no inference"

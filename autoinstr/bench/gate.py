@@ -249,7 +249,7 @@ def _decide(
 def _invalid(results: Results, cell: CellResult) -> str:
     if results.status == INVALID:
         return results.verdict
-    if cell.is_noisy:
+    if cell.is_too_noisy:
         again = f" ({quantities.change(cell.again)})" if cell.again else ""
         return f"noisy: bare differs from bare here{again}; use a quieter machine, or more blocks"
     return ""

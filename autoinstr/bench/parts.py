@@ -426,6 +426,11 @@ class CellResult:
     #: Why there is no statement here, where there is none.
     trouble: tuple[str, ...] = ()
 
+    @property
+    def is_too_noisy(self) -> bool:
+        """Noisy, and not shown to differ by too little to matter: one quiet cell in twenty is noisy by chance."""
+        return self.is_noisy and not (self.again and self.again.is_equivalent)
+
     def difference(self, variant: str, metric: str = "cpu_us") -> Difference | None:
         return next((d for d in self.differences if d.variant == variant and d.metric == metric), None)
 

@@ -264,6 +264,15 @@ def test_an_invalid_campaign_passes_nothing(results: Results) -> None:
     assert "dropped spans" in verdict.lines[0]
 
 
+def test_noise_that_is_too_small_to_matter_spoils_nothing(results: Results) -> None:
+    """One quiet cell in twenty would be invalid by chance."""
+    first = results.cells[0]
+    assert first.again is not None
+    harmless = dataclasses.replace(first, is_noisy=True, again=dataclasses.replace(first.again, is_equivalent=True))
+    verdict = gate.check(dataclasses.replace(results, cells=(harmless, *results.cells[1:])), ["cpu_us(const:1) < 50us"])
+    assert verdict.status == PASSED
+
+
 def test_a_broken_rule_stays_broken_beside_invalid_and_unclear_ones(results: Results) -> None:
     """Noise in one cell must not hide what another one clearly shows."""
     verdict = gate.check(example.noisy(results, 0), ["cpu_us(const:1) < 5us"])
