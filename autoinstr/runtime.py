@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 #: How long a fork waits for threads of ours that are just busy with the network.
 FORK_PATIENCE_S = 0.05
+#: How long the end waits for spans of other threads that are about to end: who was just given an answer may ask the process
+#: to end before the thread that gave it is through with the request.
+LAST_SPANS_S = 0.05
 #: How long ``os._exit`` and ``os.exec*`` wait for spans that have not been sent.
 ABRUPT_EXIT_TIMEOUT_S = 0.5
 #: Of so many spans the first export tells what it costs to encode one (``cost.MOST_SPANS``, which is not loaded at start).
@@ -194,6 +197,27 @@ class Runtime:
             self.metrics_server.stop(FORK_PATIENCE_S)
         return done
 
+    def close_in_the_end(self) -> bool:
+        """``close``, a moment later where spans are open: those that do not end by then are not lost by haste."""
+        from time import monotonic, sleep
+
+        deadline = monotonic() + min(LAST_SPANS_S, self.config.exit_timeout_s)
+        while self._open_spans() > 0 and monotonic() < deadline:
+            sleep(0.001)
+        return self.close()
+
+    def _open_spans(self) -> int:
+        """Sampled spans that have started and not ended."""
+        return self._started() - self._finished()
+
+    def _started(self) -> int:
+        tracer = self.tracing.tracer
+        return tracer.roots_sampled + tracer.joined_sampled + tracer.children
+
+    def _finished(self) -> int:
+        reporter = self.reporter
+        return reporter.taken + len(reporter.queue) + reporter.dropped
+
     def _before_abrupt_end(self) -> None:
         """Somebody leaves without Python's exit handlers; perhaps only tries to, so that everything has to go on."""
         if not self.reporter.is_idle:
@@ -212,7 +236,7 @@ class Runtime:
 
     def _at_exit(self) -> None:
         try:
-            if not self.close():
+            if not self.close_in_the_end():
                 say(
                     f"left with spans unsent: the backend took longer than {self.config.exit_timeout_s:g} s"
                     " (AUTOINSTR_EXIT_TIMEOUT)",
@@ -263,7 +287,6 @@ class Runtime:
         ``reporter_spans`` counts a span once for each exporter; spans that are only printed (``log_spans``) do not count.
         """
         tracer, reporter, counters = self.tracing.tracer, self.reporter, self.counters
-        sampled = tracer.roots_sampled + tracer.joined_sampled + tracer.children
         unsampled = tracer.roots_unsampled + tracer.joined_unsampled + tracer.children_unsampled
         exporters = [exporter for exporter in reporter.exporters if exporter.name != "log"]
         propagators = (self.tracing.plain, self.tracing.environ, self.tracing.asgi)
@@ -272,9 +295,9 @@ class Runtime:
             'traces{state="started",sampled="n"}': tracer.roots_unsampled,
             'traces{state="joined",sampled="y"}': tracer.joined_sampled,
             'traces{state="joined",sampled="n"}': tracer.joined_unsampled,
-            'started_spans{sampled="y"}': sampled,
+            'started_spans{sampled="y"}': self._started(),
             'started_spans{sampled="n"}': unsampled,
-            'finished_spans{sampled="y"}': reporter.taken + len(reporter.queue) + reporter.dropped,
+            'finished_spans{sampled="y"}': self._finished(),
             'finished_spans{sampled="n"}': tracer.finished_unsampled,
             'reporter_spans{result="ok"}': sum(exporter.sent for exporter in exporters),
             'reporter_spans{result="err"}': sum(exporter.failed + exporter.too_large for exporter in exporters),
@@ -359,7 +382,7 @@ def flush_on_sigterm(agent: Runtime) -> None:
         # First of all, so that whoever asks twice does not wait.
         _signal.signal(_SIGTERM, _signal.SIG_DFL)
         try:
-            agent.close()
+            agent.close_in_the_end()
         except Exception as error:  # Host safety: whatever happens, the process ends.
             fault("SIGTERM", error)
         finally:

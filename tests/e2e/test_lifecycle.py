@@ -313,6 +313,20 @@ def test_interrupt_while_the_last_spans_are_sent(programs: Programs) -> None:
     assert (done.status, done.out, done.err) == (0, "said\n", "")
 
 
+@pytest.mark.parametrize("end", ["signal.raise_signal(15)", "sys.exit()"])
+def test_span_that_is_about_to_end(programs: Programs, sink: SpanSink, end: str) -> None:
+    """The last request before the end has no span: its answer had arrived, but its thread was not yet through with it."""
+    text = (
+        "import signal, threading\n"
+        "inside = threading.Event()\n"
+        "def serve():\n with span('last'):\n  inside.set()\n  time.sleep(0.01)\n"
+        "threading.Thread(target=serve, daemon=True).start()\n"
+        "inside.wait()\n"
+    )
+    programs.run(text + end, sink.environ)
+    counted_once(sink, "last")
+
+
 def test_second_sigterm_does_not_wait(programs: Programs) -> None:
     """A supervisor that asks twice would have to kill."""
     there = Server(hang)
