@@ -17,7 +17,6 @@ import math
 import os
 import re
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -31,6 +30,7 @@ from typing import Any
 from autoinstr.bench import durations, probe
 from autoinstr.bench.load import schedule
 from autoinstr.bench.parts import RATE, SATURATION, LoadFigures, Refusal
+from autoinstr.bench.target import free_port
 
 RECORDER = Path(__file__).with_name("recorder.py")
 STATIC_LOAD = Path(__file__).with_name("static_load.py")
@@ -296,17 +296,10 @@ def _distribution(processes: int, master_bind: tuple[str, int] | None, expect_wo
         words = ["--master", "--master-bind-host", address, "--master-bind-port", str(port)]
         return [*words, "--expect-workers", str(expect_workers)]
     if processes > 1:
-        local, free = "127.0.0.1", str(_free_port())
+        local, free = "127.0.0.1", str(free_port())
         words = ["--processes", str(processes), "--master-bind-host", local, "--master-bind-port", free]
         return [*words, "--master-host", local, "--master-port", free]
     return []
-
-
-def _free_port() -> int:
-    with socket.socket() as probing:
-        probing.bind(("127.0.0.1", 0))
-        port: int = probing.getsockname()[1]
-        return port
 
 
 def _launched(
