@@ -37,7 +37,7 @@ from autoinstr.bench.parts import (
     Timing,
 )
 from autoinstr.bench.sink import Sink
-from autoinstr.bench.target import free_port
+from autoinstr.bench.target import free_port, pinned
 
 #: A run that the rules spoil is repeated this often, unless told otherwise.
 REPETITIONS = 2
@@ -101,6 +101,8 @@ class Campaign:
                 worker.address(self.manifest.master) if self.manifest.workers else None,
             )
             self._stack.enter_context(_terminated_like_interrupted())
+            # Looking after a run is work, too; what is started from here is pinned where it belongs.
+            self._stack.enter_context(pinned(self.cores.generator or None))
             self._stack = self._stack.pop_all()
         return self
 

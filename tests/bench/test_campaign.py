@@ -5,7 +5,9 @@ What other tests do to the machine at the same time spoils the figures, as it sh
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 import re
 import signal
 import socket
@@ -117,6 +119,19 @@ def test_workers_of_other_hosts(tmp_path: Path) -> None:
         assert run.generator is not None
         assert run.server.requests == run.spans.requests > run.load.requests > 0
         assert (run.generator.processes, run.generator.cpu_share > 0) == (2, True)
+
+
+def test_harness_stays_off_the_servers_core(tmp_path: Path) -> None:
+    """The harness's own work would be in the way of the service that it measures."""
+    from autoinstr.bench import campaign
+    from bench.test_store import MANIFEST
+
+    before = os.sched_getaffinity(0)
+    server, generator, *_ = sorted(before)
+    manifest = dataclasses.replace(MANIFEST, server_cpus=(server,), generator_cpus=(generator,))
+    with campaign.Campaign(store.Folder.create(tmp_path / "c", manifest), manifest):
+        assert os.sched_getaffinity(0) == {generator}
+    assert os.sched_getaffinity(0) == before
 
 
 def test_resumed(tmp_path: Path) -> None:
@@ -315,15 +330,9 @@ def test_other_machine(tmp_path: Path) -> None:
     from bench.test_store import MANIFEST
 
     facts: dict[str, Any] = {**machine.machine(), "kernel": "Other 1.0"}
-    store.Folder.create(tmp_path / "c", type(MANIFEST)(**{**vars_of(MANIFEST), "machine": facts}))
+    store.Folder.create(tmp_path / "c", dataclasses.replace(MANIFEST, machine=facts))
     ended = bench("run", "--resume", "c", cwd=tmp_path, timeout=60)
     assert (ended.returncode, "another machine" in ended.stderr, "kernel" in ended.stderr) == (USAGE, True, True)
-
-
-def vars_of(value: Any) -> dict[str, Any]:
-    import dataclasses
-
-    return {one.name: getattr(value, one.name) for one in dataclasses.fields(value)}
 
 
 def test_full_disk(tmp_path: Path) -> None:
