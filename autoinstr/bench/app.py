@@ -62,8 +62,7 @@ INTERRUPTED = 130
 #: When ``--blocks`` is not given. Quick: to see that it works, no inference.
 BLOCKS, QUICK_BLOCKS = 10, 3
 QUICK = Timing(warm_up_s=1.0, warm_up_requests=200, window_s=2, idle_s=0.3, extensions=0)
-DEFAULT_VARIANTS = "off,const:0,prob:0.1,const:1"
-QUICK_VARIANTS = "const:1"
+QUICK_VARIANTS = ("const:1",)
 
 
 def main(words: list[str]) -> int:
@@ -98,6 +97,7 @@ def _run(words: list[str]) -> int:
     options = _parser("run").parse_args(words)
     if options.resume:
         folder, manifest, done = _resumed(options)
+        campaign.check(manifest)
     else:
         manifest, done = _manifest(options, words), ()
         campaign.check(manifest)
@@ -151,6 +151,8 @@ def _plan(words: list[str]) -> int:
 
 
 def _parser(command: str) -> argparse.ArgumentParser:
+    from autoinstr.bench import variants
+
     parser = argparse.ArgumentParser(
         f"autoinstr bench {command}",
         description="Measure what tracing costs.",
@@ -162,7 +164,7 @@ def _parser(command: str) -> argparse.ArgumentParser:
     what.add_argument("--scenario", type=_names, metavar="A,B", help="default: hello; hello:fastapi is this one only")
     what.add_argument("--framework", type=_names, metavar="A,B", help="default: flask, or what the scenario runs on")
     what.add_argument("--mode", type=_names, metavar="A,B", help="saturation (closed; the default), rate (open)")
-    what.add_argument("--variants", type=_names, metavar="A,B", help=f"default: {DEFAULT_VARIANTS}; none is always there")
+    what.add_argument("--variants", type=_names, metavar="A,B", help=f"default: {','.join(variants.DEFAULT)}; the bare ones are always there")
     what.add_argument("--variant", action="append", metavar="NAME=COMMAND", help="a launcher of your own; {app} is the program")
     what.add_argument("--concurrency", type=_integers, metavar="1,16", help="users, or most requests at once; default: 16")
     what.add_argument("--load", type=_shares, metavar="SHARES", help="rate mode: of what the bare program can do; default: 30%%,60%%,80%%")
@@ -246,7 +248,7 @@ def _manifest(options: argparse.Namespace, words: Sequence[str]) -> Manifest:
 def _variants(options: argparse.Namespace) -> tuple[Variant, ...]:
     from autoinstr.bench import plan, variants
 
-    names = options.variants or (QUICK_VARIANTS if options.quick else DEFAULT_VARIANTS).split(",")
+    names = options.variants or (QUICK_VARIANTS if options.quick else variants.DEFAULT)
     by_name = {one.name: one for one in map(variants.parse, [*names, *(options.variant or ())])}
     for base in plan.with_bases(()):
         by_name.setdefault(base, variants.parse(base))

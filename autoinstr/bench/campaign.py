@@ -45,8 +45,6 @@ REPETITIONS = 2
 FAILURES_IN_A_ROW = 3
 #: Name of the scenario and the framework of a program of the user's own.
 OWN = "own"
-#: Scenarios whose requests differ in how many spans they make.
-MIXED = ("mixed", "soak", "errors")
 
 
 class Stopped(Exception):
@@ -207,7 +205,7 @@ class Campaign:
             variables=framework.environment(self._origin),
             folder=framework.folder,
             counts_requests=True,
-            is_uniform=scenario.name not in MIXED,
+            is_uniform=scenario.is_uniform,
         )
 
     def _rate(self, cell: Cell) -> float | None:

@@ -340,7 +340,7 @@ def check_again(report: Report, seconds: float, again: Again, say: Callable[[str
         text = f"bare was not compared with bare: no run would be valid ({'; '.join(busy)})"
         yield Finding("A/A", TROUBLE, text, "mend the troubles above first")
         return
-    say(f"comparing bare with bare, for about {in_words(seconds)}, more where runs have to be repeated")
+    say(f"comparing bare with bare, for about {in_words(seconds)}")
     report.again = found = again(seconds, say)
     yield judged_again(found)
 

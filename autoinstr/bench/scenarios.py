@@ -42,6 +42,8 @@ class Scenario:
     ok_statuses: frozenset[int] = frozenset({200})
     #: Asks a backend for the traces (``--backend URL``): a check, which cannot be measured.
     needs_backend: bool = False
+    #: Whether all its requests make equally many spans.
+    is_uniform: bool = True
     #: Sets the number of users itself: Locust then passes over ``--users``.
     has_shape: bool = False
 
@@ -130,10 +132,15 @@ CATALOGUE: Mapping[str, Scenario] = {
         Scenario(
             "asgi_concurrent", "five calls at once from one coroutine", ASGI, path="/concurrent?n=5", needs_origin=True
         ),
-        Scenario("mixed", "a service's day: reading, waiting, working, calling, in fixed shares", needs_origin=True),
-        Scenario("errors", "every second request fails: 500, or 404", ok_statuses=frozenset({200, 404, 500})),
+        Scenario("mixed", "a service's day: reading, waiting, working, calling, in fixed shares", needs_origin=True, is_uniform=False),
+        Scenario(
+            "errors",
+            "every second request fails: 500, or 404",
+            ok_statuses=frozenset({200, 404, 500}),
+            is_uniform=False,
+        ),
         Scenario("burst", "a few users, and every so often very many", has_shape=True),
-        Scenario("soak", "mixed traffic at a steady pace, for hours", needs_origin=True),
+        Scenario("soak", "mixed traffic at a steady pace, for hours", needs_origin=True, is_uniform=False),
         Scenario(
             "e2e_trace",
             "asks a backend whether the trace of each request has arrived whole",

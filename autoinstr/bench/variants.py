@@ -26,7 +26,7 @@ from autoinstr.bench.parts import AGAIN, BASE, Refusal, Sampling, Variant
 #: What the program is called in the traces, and what the sink is asked for strategies of.
 SERVICE = "bench"
 #: What ``bench run`` compares unless told otherwise: three points of the cost model, and bare twice.
-DEFAULT = (BASE, AGAIN, "const:0", "prob:0.1", "const:1")
+DEFAULT = (BASE, AGAIN, "off", "const:0", "prob:0.1", "const:1")
 
 FORMS = {
     "none": "without any agent",
@@ -59,7 +59,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 BURN_FOLDER = os.path.join(HERE, "burn")
 
 _PLACEHOLDER = re.compile(r"\{(http|http_port|udp_port|metrics_port)\}")
-_EXAMPLES = (*DEFAULT, "off", "rate:10", "remote", "remote:0.1", "const:1-null", "otel", "ddtrace", "elastic", "burn:50")
+_EXAMPLES = (*DEFAULT, "rate:10", "remote", "remote:0.1", "const:1-null", "otel", "ddtrace", "elastic", "burn:50")
 
 _OWN_NAME = re.compile(r"([A-Za-z][\w.-]*)=(.*)", re.DOTALL)
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)

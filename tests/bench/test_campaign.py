@@ -23,6 +23,7 @@ import pytest
 
 from autoinstr.bench import store
 from autoinstr.bench.parts import INVALID, USAGE, Campaign, Run
+from ports import free_port
 
 SHORT = ("--quick", "--window", "1", "--warm-up", "0", "--repeat", "0", "--quiet")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="CPU clocks of other processes are Linux's")
@@ -166,13 +167,6 @@ def app(environ, start_response):
 {before}
 waitress.serve(app, host="127.0.0.1", port=int(sys.argv[1]))
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture
