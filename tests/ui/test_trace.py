@@ -12,7 +12,7 @@ from playwright.sync_api import Page, expect
 from ui import traces
 from ui.conftest import Visitor
 from ui.site import Site, serve
-from ui.tracepage import ROWS, Opener, active, colours_on, drag, names, query_of, row, wait_for_query
+from ui.tracepage import ROWS, Opener, active, drag, names, query_of, row, wait_for_colours, wait_for_query
 
 #: CPU time of the page's main thread, which other work on the machine does not lengthen; ten times what it takes.
 MOST_CPU_TO_DRAW_S = 4.0
@@ -234,11 +234,11 @@ def test_going_back_goes_back_to_the_time_that_was_seen(show: Opener) -> None:
 def test_the_minimap_shows_all_spans_in_both_themes(show: Opener) -> None:
     """The canvas follows the theme, as everything else does: a dark drawing on a dark page shows nothing."""
     page = show(traces.checkout(), color_scheme="light")
-    assert colours_on(page, ".minimap canvas") >= 6
+    wait_for_colours(page, ".minimap canvas", 6)
     before = page.evaluate("document.querySelector('.minimap canvas').toDataURL()")
     page.emulate_media(color_scheme="dark")
     page.wait_for_function("(before) => document.querySelector('.minimap canvas').toDataURL() !== before", arg=before)
-    assert colours_on(page, ".minimap canvas") >= 6
+    wait_for_colours(page, ".minimap canvas", 6)
 
 
 def test_the_columns_can_be_resized(show: Opener) -> None:

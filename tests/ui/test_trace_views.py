@@ -14,7 +14,7 @@ from backend.conftest import Backend
 from ui import shop, traces
 from ui.conftest import THEMES, Visitor, barriers, overflow, send, summaries
 from ui.site import Site, serve
-from ui.tracepage import ROWS, Opener, active, colours_on, names, query_of, row, wait_for_query
+from ui.tracepage import ROWS, Opener, active, names, query_of, row, wait_for_colours, wait_for_query
 
 
 @pytest.fixture
@@ -183,7 +183,7 @@ def test_the_flame_graph_zooms_by_mouse_and_keys(show: Opener) -> None:
     page = show(traces.checkout(), "?view=flame", ready=".flame canvas")
     canvas = page.locator(".flame canvas")
     page.wait_for_function("() => document.querySelector('.flame canvas').height > 100")
-    assert colours_on(page, ".flame canvas") > 10
+    wait_for_colours(page, ".flame canvas", 11)
     crumbs = page.locator(".crumbs button")
     expect(crumbs).to_have_text(["Whole trace"])
     canvas.click(position={"x": 60, "y": 22 * 2 + 8})

@@ -69,12 +69,14 @@ def drag(page: Page, start: tuple[float, float], end: tuple[float, float]) -> No
     page.mouse.up()
 
 
-def colours_on(page: Page, canvas: str) -> int:
-    """How many colours a canvas has, read from a copy: reading it itself would change how it is drawn."""
-    script = """(selector) => {
+def wait_for_colours(page: Page, canvas: str, at_least: int) -> None:
+    """Until that much is drawn, for a canvas is drawn a frame after its page; read from a copy: reading it itself would change how it
+    is drawn."""
+    script = """([selector, atLeast]) => {
       const drawn = document.querySelector(selector);
+      if (!drawn || !drawn.width || !drawn.height) return false;
       const copy = Object.assign(document.createElement("canvas"), {width: drawn.width, height: drawn.height});
       const pen = copy.getContext("2d", {willReadFrequently: true});
       pen.drawImage(drawn, 0, 0);
-      return new Set(new Uint32Array(pen.getImageData(0, 0, copy.width, copy.height).data.buffer)).size; }"""
-    return page.evaluate(script, canvas)
+      return new Set(new Uint32Array(pen.getImageData(0, 0, copy.width, copy.height).data.buffer)).size >= atLeast; }"""
+    page.wait_for_function(script, arg=[canvas, at_least])
