@@ -116,7 +116,7 @@ class Timing:
     warm_up_requests: int = 2000
     window_s: int = 8
     idle_s: float = 1.0
-    extensions: int = 2
+    extensions: int = 1
     start_timeout_s: float = 30.0
     stop_timeout_s: float = 15.0
 
@@ -180,6 +180,8 @@ class ServerFigures:
     switches: int | None = None
     processes: int = 1
     threads: int | None = None
+    #: Per second of the window: (CPU in µs, pace in µs: what a fixed piece of work took there, None where it was not measured).
+    seconds: tuple[tuple[float, float | None], ...] = ()
 
 
 @dataclass(frozen=True)

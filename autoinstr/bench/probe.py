@@ -1,6 +1,7 @@
 """What processes use and what else goes on on the machine, read from outside.
 
-Owns: CPU clocks of whole process trees as series over time, memory, switches, threads, and the noise of the surroundings.
+Owns: CPU clocks of whole process trees as series over time, memory, switches, threads, the noise of the surroundings, and the pace
+at which the CPUs work.
 Must not know: what the processes are, when the window of a run is (it is chosen afterwards), what is too much.
 Invariants: nothing here is done to a measured process but reading, and only ``memory`` is felt by it; CPU that was seen once is
 never lost when the process ends; what the system does not say is None, never 0; series are in wall-clock time (epoch
@@ -12,6 +13,7 @@ Linux keeps a clock per process: CPU of all its threads, ended ones too, in nano
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import threading
@@ -20,6 +22,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple, TypeVar
 
 from autoinstr.bench.parts import NoiseFigures
@@ -34,6 +37,8 @@ INTERVAL_S = 0.1
 #: How often new children are looked for: a child that comes is counted whole, at most so much later.
 RESCAN_S = 1.0
 NOISE_INTERVAL_S = 0.5
+#: It changes within milliseconds; a hundred looks in a second take half a percent of a core.
+PACE_INTERVAL_S = 0.01
 #: A sample that took longer was interrupted, and its moment is not known well; it is taken again.
 LONGEST_SAMPLE_S = 0.001
 TRIES = 3
@@ -404,6 +409,41 @@ class _Look:
     pressure_s: float | None
     throttled: int | None
     load_average: float | None
+
+
+class Pace(Polled):
+    """How fast the CPUs ``cpus`` work: what a fixed piece of work takes there, again and again; ask for any window afterwards.
+
+    CPU time is no measure of work on a machine that is shared: beside a busy hyperthread, in a cache that others fill, at a lower
+    clock the same instructions take up to twice their time, and nothing that the kernel counts (steal, pressure) shows it. The work is of the
+    kind that a Python program does: bytecode over objects that fit into the second cache.
+    """
+
+    def __init__(self, cpus: Iterable[int], *, interval_s: float = PACE_INTERVAL_S) -> None:
+        super().__init__(interval_s, cpus)
+        self._objects = [{str(number): number for number in range(start, start + 40)} for start in range(150)]
+        self._samples: list[tuple[float, float]] = []
+
+    def _sample(self) -> None:
+        # The first pass fetches what the measured program has pushed out of the caches, so that its appetite does not count.
+        self._work()
+        begun_ns = time.thread_time_ns()
+        self._work()
+        self._samples.append((time.time(), (time.thread_time_ns() - begun_ns) / 1000))
+
+    def _work(self) -> int:
+        total = 0
+        for one in self._objects:
+            for key in ("1", "50", "150"):
+                total += one.get(key, 1)
+        return total
+
+    def between(self, start_epoch_s: float, end_epoch_s: float) -> float | None:
+        """CPU of one piece of work in the window, in µs, on the average; None where there was no sample."""
+        samples = self._samples
+        first = bisect_right(samples, (start_epoch_s, math.inf))
+        last = bisect_right(samples, (end_epoch_s, math.inf))
+        return fmean(value for _, value in samples[first:last]) if last > first else None
 
 
 class Noise(Polled):

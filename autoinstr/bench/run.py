@@ -169,6 +169,7 @@ def _measured(
         roots = {"server": server.pid, "sink": sink.pid}
         series = stack.enter_context(probe.CpuSeries(roots, cpus=cores.generator))
         noise = stack.enter_context(probe.Noise(cores.server | cores.generator))
+        pace = stack.enter_context(probe.Pace(cores.server))
         switches = _Change(lambda: probe.switches(server.pids()))
         window = _window(generator, server, timing, say)
         memory, threads, processes = probe.memory(server.pids()), probe.threads(server.pids()), len(server.pids())
@@ -194,6 +195,7 @@ def _measured(
         switches=switched,
         processes=processes,
         threads=threads,
+        seconds=tuple(_second(series, pace, slot.end_s) for slot in window.slots),
     )
     spans = dataclasses.replace(spans, requests=figures.all_requests + server.probes)
     microseconds = figures.seconds * 1e6
@@ -227,6 +229,11 @@ def _measured(
         noise=noise_figures,
         extensions=window.extensions,
     )
+
+
+def _second(series: probe.CpuSeries, pace: probe.Pace, end_s: int) -> tuple[float, float | None]:
+    pace_us = pace.between(end_s - 1.0, end_s)
+    return round(series.between("server", end_s - 1.0, end_s), 1), None if pace_us is None else round(pace_us, 3)
 
 
 def _of_the_end(final: load.Final, *, has_failed: bool) -> Iterator[Fault]:
