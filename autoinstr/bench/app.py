@@ -178,6 +178,7 @@ def _parser(command: str) -> argparse.ArgumentParser:
     how.add_argument("--budget", type=_duration, metavar="45m", help="stop when no whole block fits any more")
     how.add_argument("--window", type=_positive, metavar="SECONDS", help="what is measured of a run; default: 8")
     how.add_argument("--warm-up", type=_duration, metavar="SECONDS", help="default: 5, and 2,000 requests")
+    how.add_argument("--extensions", type=_natural, metavar="N", help="how often a window that is not steady moves on; default: 1")
     how.add_argument("--start-timeout", type=_duration, metavar="SECONDS", help="for the service to answer; default: 30")
     how.add_argument("--seed", type=int, help="of orders and schedules; default: 1")
     how.add_argument("--processes", type=_positive, help="generator processes; default: 1")
@@ -220,6 +221,8 @@ def _manifest(options: argparse.Namespace, words: Sequence[str]) -> Manifest:
         timing = dataclasses.replace(timing, window_s=options.window)
     if options.warm_up is not None:
         timing = dataclasses.replace(timing, warm_up_s=options.warm_up)
+    if options.extensions is not None:
+        timing = dataclasses.replace(timing, extensions=options.extensions)
     if options.start_timeout is not None:
         timing = dataclasses.replace(timing, start_timeout_s=options.start_timeout)
     return Manifest(
@@ -413,6 +416,10 @@ def _write(path: Path, text: str) -> None:
 
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _natural(text: str) -> int:
+    return 0 if text.strip() == "0" else _positive(text)
 
 
 def _positive(text: str) -> int:

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from autoinstr.bench import analysis, plan, rivals, run, scenarios, store, validity, variants, worker
+from autoinstr.bench import analysis, awake, plan, rivals, run, scenarios, store, validity, variants, worker
 from autoinstr.bench.machine import Cores
 from autoinstr.bench.parts import (
     AGAIN,
@@ -101,6 +101,7 @@ class Campaign:
             self._stack.enter_context(_terminated_like_interrupted())
             # Looking after a run is work, too; what is started from here is pinned where it belongs.
             self._stack.enter_context(pinned(self.cores.generator or None))
+            self._stack.enter_context(awake.kept(self.cores.generator))
             self._stack = self._stack.pop_all()
         return self
 
