@@ -33,6 +33,7 @@ from autoinstr.bench.parts import (
     Difference,
     Estimate,
     Manifest,
+    Pace,
     Results,
     Run,
     SpanFigures,
@@ -61,6 +62,8 @@ class Metric:
     scope: str
     read: Callable[[Run], float | None]
     is_duration: bool = False
+    #: Whether the pace of the CPUs is in it.
+    is_paced: bool = True
     modes: tuple[str, ...] = (SATURATION, RATE)
 
     def of(self, run: Run) -> float | None:
@@ -99,7 +102,7 @@ METRICS = (
     _quantile("p99", 0.01),
     _quantile("p999", 0.001),
     Metric("throughput", "throughput", _per_second, modes=(SATURATION,)),
-    Metric("rss_bytes", "memory", _rss_bytes),
+    Metric("rss_bytes", "memory", _rss_bytes, is_paced=False),
 )
 
 
@@ -141,6 +144,7 @@ def analyse(campaign: Campaign, delta_percent: float = 1.0, delta_us: float = 2.
         verdict=verdict,
         status=status,
         runs=len(campaign.runs),
+        start_up=campaign.start_up,
     )
 
 
@@ -148,10 +152,17 @@ def analyse(campaign: Campaign, delta_percent: float = 1.0, delta_us: float = 2.
 
 
 class _Runs:
-    """The runs of one cell, by variant and block."""
+    """The runs of one cell, by variant and block, and their figures at the cell's usual pace.
+
+    The pace is a control variate: it shows what the machine did to a run, and the variant has no part in it. What it explains of
+    the scatter within the variants is taken out (analysis of covariance; for experiments on live systems: Deng et al. 2013).
+    The usual pace is the one at which the factors of all runs are 1 on the average: what costs the same at every pace keeps its cost.
+    """
 
     def __init__(self, runs: Sequence[Run]) -> None:
         self.all = runs
+        self._paces = {id(run): math.log(pace) for run in runs if (pace := _pace_us(run))}
+        self._controls: dict[str, tuple[float, float]] = {}
         self._by_place: dict[tuple[str, int], list[Run]] = {}
         #: In the order in which the blocks ran.
         self.blocks = list(dict.fromkeys(run.planned.block for run in runs))
@@ -165,12 +176,71 @@ class _Runs:
         """The two mirrored runs, or fewer."""
         return self._by_place.get((variant, block), [])
 
-    def values(self, metric: Metric, variant: str, block: int) -> tuple[float, float] | None:
+    def values(
+        self, metric: Metric, variant: str, block: int, *, as_measured: bool = False
+    ) -> tuple[float, float] | None:
         """The metric of both mirrored runs; None where either is missing or spoiled."""
-        found = [metric.of(run) for run in self.pair(variant, block)]
+        found = [metric.of(run) if as_measured else self.value(metric, run) for run in self.pair(variant, block)]
         if len(found) != 2 or found[0] is None or found[1] is None:
             return None
         return found[0], found[1]
+
+    def value(self, metric: Metric, run: Run) -> float | None:
+        """The metric of a run at the usual pace."""
+        measured = metric.of(run)
+        if measured is None or id(run) not in self._paces:
+            return measured
+        elasticity, usual = self._control(metric)
+        return measured * math.exp(elasticity * (usual - self._paces[id(run)]))
+
+    def elasticity(self, metric: Metric) -> float:
+        """0 where the pace says nothing of the metric, or was measured too seldom; all runs of the cell have it, or none is used."""
+        return self._control(metric)[0]
+
+    def _control(self, metric: Metric) -> tuple[float, float]:
+        """The elasticity, and the logarithm of the usual pace."""
+        if metric.name not in self._controls:
+            points = self._points(metric)
+            is_known = metric.is_paced and all(id(run) in self._paces for run in self.all if metric.of(run) is not None)
+            slope = stats.pooled_slope(points) if is_known else None
+            paces = [x for group in points for x, _ in group]
+            usual = -math.log(fmean(math.exp(-slope * x) for x in paces)) / slope if slope else 0.0
+            self._controls[metric.name] = (slope or 0.0, usual)
+        return self._controls[metric.name]
+
+    def _points(self, metric: Metric) -> list[list[tuple[float, float]]]:
+        """By variant: logarithms of the pace and of the metric of its runs."""
+        found: dict[str, list[tuple[float, float]]] = {}
+        for run in self.all:
+            measured = metric.of(run)
+            if measured is not None and measured > 0 and id(run) in self._paces:
+                # Bare and bare again are the same program.
+                name = BASE if run.planned.variant == AGAIN else run.planned.variant
+                found.setdefault(name, []).append((self._paces[id(run)], math.log(measured)))
+        return list(found.values())
+
+    def pace(self) -> Pace | None:
+        """What the pace was, and what was made of it."""
+        groups = self._points(METRICS[0])
+        elasticity, usual = self._control(METRICS[0])
+        before = stats.scatter_within([[y for _, y in group] for group in groups])
+        after = stats.scatter_within([[y - elasticity * x for x, y in group] for group in groups])
+        if before is None or after is None or not elasticity:
+            return None
+        return Pace(
+            usual_us=math.exp(usual),
+            fastest_us=math.exp(min(self._paces.values())),
+            slowest_us=math.exp(max(self._paces.values())),
+            elasticity={metric.name: self.elasticity(metric) for metric in METRICS if metric.is_paced},
+            scatter_percent=100 * before,
+            left_percent=100 * after,
+        )
+
+
+def _pace_us(run: Run) -> float | None:
+    seconds = run.server.seconds if run.server else ()
+    known = [pace_us for _, pace_us in seconds if pace_us is not None]
+    return fmean(known) if known and len(known) == len(seconds) else None
 
 
 def _answer(question: Question, cell: Cell, runs: _Runs, sequence: tuple[tuple[int, str, float, str], ...]) -> Answer:
@@ -191,6 +261,7 @@ def _answer(question: Question, cell: Cell, runs: _Runs, sequence: tuple[tuple[i
         memory={one: found for one in (BASE, *others) if (found := _memory(runs.of(one)))},
         again=again,
         is_noisy=again is not None and again.absolute is not None and again.absolute.excludes(0),
+        pace=runs.pace(),
     )
     result = replace(result, trouble=(*_trouble(result, runs, metrics), *model_trouble))
     return Answer(result, _invalid(question, result, runs, metrics), _open(result))
@@ -291,10 +362,11 @@ def _difference(question: Question, runs: _Runs, metric: Metric, variant: str) -
         return found
     logs = [one.log for one in blocks if one.log is not None]
     has_logs = len(logs) == len(blocks)
-    p = stats.sign_flip_p(series, question.manifest.seed)
+    p = stats.sign_flip_p(series, question.manifest.seed) if len(series) >= stats.FEWEST_FOR_SIGNS else None
     return replace(
         found,
         absolute=stats.t_interval(series),
+        as_measured=_as_measured(runs, metric, variant) if runs.elasticity(metric) else None,
         percent=stats.log_ratio_interval(logs) if has_logs else None,
         p=p,
         p_holm=p,
@@ -303,9 +375,17 @@ def _difference(question: Question, runs: _Runs, metric: Metric, variant: str) -
     )
 
 
+def _as_measured(runs: _Runs, metric: Metric, variant: str) -> Estimate | None:
+    pairs = [
+        (runs.values(metric, variant, block, as_measured=True), runs.values(metric, BASE, block, as_measured=True))
+        for block in runs.blocks
+    ]
+    return stats.t_interval([stats.mirrored_difference(mine, bare).absolute for mine, bare in pairs if mine and bare])
+
+
 def _level(runs: _Runs, metric: Metric, variant: str) -> float:
     """What there is without a complete block; 0 where there is nothing."""
-    values = [value for run in runs.of(variant) if (value := metric.of(run)) is not None]
+    values = [value for run in runs.of(variant) if (value := runs.value(metric, run)) is not None]
     return fmean(values) if values else 0.0
 
 

@@ -311,6 +311,8 @@ class Campaign:
 
     manifest: Manifest
     runs: tuple[Run, ...]
+    #: What a start of a program costs more: title of the program -> differences. Measured apart, by ``startup --add-to``.
+    start_up: Mapping[str, tuple[Difference, ...]] = field(default_factory=dict)
 
     def latest(self) -> tuple[Run, ...]:
         """The last attempt at each planned run."""
@@ -348,7 +350,8 @@ class Difference:
     value: float
     absolute: Estimate | None
     percent: Estimate | None
-    #: Sign-flip permutation test, two-sided; ``p_holm`` adjusted over the variants of the cell.
+    #: Sign-flip permutation test, two-sided; ``p_holm`` adjusted over the variants of the cell. None of so few blocks that no
+    #: values at all could give 0.05.
     p: float | None
     p_holm: float | None
     #: Whether equivalence (TOST) within ``delta_percent`` or ``delta_us`` is shown; None where not asked.
@@ -357,6 +360,26 @@ class Difference:
     blocks_for_one_percent: int | None
     #: The block differences (absolute), in the order in which the blocks ran.
     series: tuple[float, ...] = ()
+    #: ``absolute`` as measured, before the figures were brought to the usual pace; None where they were not.
+    as_measured: Estimate | None = None
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How the speed of the server's CPUs changed from run to run in one cell, and what was made of it.
+
+    Figures are stated at the usual pace: each run's is multiplied by ``(usual / its pace) ** elasticity``.
+    """
+
+    #: What the fixed piece of work took, in µs of CPU: usually (an average of the runs), in the fastest and in the slowest run.
+    usual_us: float
+    fastest_us: float
+    slowest_us: float
+    #: By metric: percent of change for each percent that the work took longer, by least squares within the variants.
+    elasticity: Mapping[str, float]
+    #: Standard deviation of CPU per request from run to run of a variant, in percent: as measured, and at the usual pace.
+    scatter_percent: float
+    left_percent: float
 
 
 @dataclass(frozen=True)
@@ -425,6 +448,8 @@ class CellResult:
     #: A/A: the difference of bare from bare, and whether it excludes 0 for the primary metric.
     again: Difference | None
     is_noisy: bool
+    #: None where the pace was not measured, or in too few runs.
+    pace: Pace | None = None
     #: Why there is no statement here, where there is none.
     trouble: tuple[str, ...] = ()
 
@@ -450,6 +475,7 @@ class Results:
     #: PASSED, INCONCLUSIVE (too few blocks) or INVALID (accounting, saturated generator, noise).
     status: int
     runs: int
+    start_up: Mapping[str, tuple[Difference, ...]] = field(default_factory=dict)
 
 
 T = TypeVar("T")

@@ -28,7 +28,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import IO, Any
 
-from autoinstr.bench import machine, plan, probe, rivals, scenarios, stats, target, variants
+from autoinstr.bench import machine, plan, probe, rivals, scenarios, stats, store, target, variants
 from autoinstr.bench.parts import (
     AGAIN,
     BASE,
@@ -264,6 +264,8 @@ def main(words: list[str]) -> int:
     if unknown or not programs:
         raise Refusal(f"--programs {options.programs!r}: there are {', '.join(TITLES)}")
     chosen = {name: variants.parse(name) for name in plan.with_bases(_names(options.variants))}
+    if options.add_to is not None:
+        store.read_manifest(options.add_to)
     missing = rivals.missing(chosen.values())
     if missing:
         raise Refusal(missing)
@@ -279,6 +281,8 @@ def main(words: list[str]) -> int:
             seed=options.seed,
             say=_progress,
         )
+    if options.add_to is not None:
+        store.write_start_up(options.add_to, {TITLES[name]: found for name, found in results.items()})
     if options.json:
         print(json.dumps(as_json(results, options.seed), indent=1))
     else:
@@ -295,6 +299,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=1, help="of the orders; default: 1")
     parser.add_argument("--server-cpus", metavar="0", help="where the program starts; default: the first one")
     parser.add_argument("--generator-cpus", metavar="1", help="where it is timed; default: all others")
+    parser.add_argument("--add-to", type=Path, metavar="RUN", help="keep the figures in a campaign's folder, for its report")
     parser.add_argument("--json", action="store_true", help="figures as JSON")
     return parser
 

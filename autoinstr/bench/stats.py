@@ -29,6 +29,10 @@ NEARLY_NORMAL = 100_000
 #: Below so many slots a monotone order is no rare accident (1 in 12 with four), so that a slope says nothing.
 FEWEST_FOR_A_SLOPE = 5
 SIGNS_AT_A_TIME = 8
+#: With fewer degrees of freedom a control's slope adds more scatter than it takes away.
+FEWEST_FOR_A_CONTROL = 8
+#: Of fewer values all 2^n signs cannot give 0.05, whatever the values are.
+FEWEST_FOR_SIGNS = 6
 #: Slopes between all pairs of more points take seconds: neighbours are put together first.
 MOST_POINTS_FOR_SLOPES = 1500
 
@@ -345,6 +349,35 @@ def is_steady(medians: Sequence[float], tolerance: float = 0.02) -> bool:
     if not change <= tolerance * abs(median(medians)):
         return False
     return len(medians) < FEWEST_FOR_A_SLOPE or not theil_sen(range(len(medians)), medians).excludes(0)
+
+
+# A control variate.
+
+
+def pooled_slope(groups: Sequence[Sequence[tuple[float, float]]]) -> float | None:
+    """The common slope of y on x within groups that have levels of their own (analysis of covariance, Fisher 1932).
+
+    None with fewer than ``FEWEST_FOR_A_CONTROL`` degrees of freedom, or where x does not vary within any group.
+    """
+    freedom = sum(len(group) - 1 for group in groups if group) - 1
+    if freedom < FEWEST_FOR_A_CONTROL:
+        return None
+    centred = [(x - x_mean, y - y_mean) for group in groups for x_mean, y_mean in [_centre(group)] for x, y in group]
+    spread = math.fsum(x * x for x, _ in centred)
+    return math.fsum(x * y for x, y in centred) / spread if spread > 0 else None
+
+
+def _centre(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    return (fmean(x for x, _ in points), fmean(y for _, y in points)) if points else (0.0, 0.0)
+
+
+def scatter_within(groups: Sequence[Sequence[float]]) -> float | None:
+    """The standard deviation within groups that have levels of their own; None where no group has two values."""
+    freedom = sum(len(group) - 1 for group in groups if group)
+    if freedom < 1:
+        return None
+    means = [fmean(group) if group else 0.0 for group in groups]
+    return math.sqrt(math.fsum((y - mean) ** 2 for group, mean in zip(groups, means, strict=True) for y in group) / freedom)
 
 
 # The cost model.

@@ -1,6 +1,6 @@
 """The folder of a campaign: written run by run, read back whole.
 
-Owns: ``manifest.json``, ``runs.jsonl``, ``logs/``.
+Owns: ``manifest.json``, ``runs.jsonl``, ``start_up.json`` (where it was measured), ``logs/``.
 Must not know: how runs are made, what they mean.
 Invariants: a line is appended and synced before the next run starts, so whatever ends the process keeps what was measured;
 a last line that was cut off (power, disk full) is left out when reading and cut away before the next is appended.
@@ -10,9 +10,20 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from autoinstr.bench.parts import SCHEMA_VERSION, Campaign, Manifest, Planned, Refusal, Run, from_json, to_json
+from autoinstr.bench.parts import (
+    SCHEMA_VERSION,
+    Campaign,
+    Difference,
+    Manifest,
+    Planned,
+    Refusal,
+    Run,
+    from_json,
+    to_json,
+)
 
 #: A line is some 20 kB; this bounds what reading a foreign file costs.
 MAX_LINE = 4 << 20
@@ -97,7 +108,29 @@ def read(path: Path) -> Campaign:
             runs.append(from_json(Run, json.loads(line)))
         except ValueError as error:
             raise Refusal(f"{path / 'runs.jsonl'}, line {number}: {error}") from None
-    return Campaign(manifest, tuple(runs))
+    return Campaign(manifest, tuple(runs), _read_start_up(path))
+
+
+def write_start_up(path: Path, found: Mapping[str, Sequence[Difference]]) -> None:
+    """Put what a start costs beside a campaign; it replaces what was there. Raises Refusal."""
+    file = path / "start_up.json"
+    try:
+        file.write_text(json.dumps(to_json(found), indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise Refusal(f"{file}: {error.strerror}") from None
+
+
+def _read_start_up(path: Path) -> Mapping[str, tuple[Difference, ...]]:
+    file = path / "start_up.json"
+    try:
+        read = json.loads(file.read_bytes())
+        return {title: tuple(from_json(Difference, one) for one in found) for title, found in read.items()}
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise Refusal(f"{file}: {error.strerror}") from None
+    except (ValueError, TypeError, AttributeError) as error:
+        raise Refusal(f"{file}: {error}") from None
 
 
 def read_manifest(path: Path) -> Manifest:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import random
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -232,6 +233,88 @@ def test_a_drift_of_the_machine_cancels() -> None:
     cell = only_cell(results)
     for variant, truth in ((one.name, TRUTH[one.name]) for one in (*LADDER, BASES[1])):
         assert absolute(cell, variant).mean == pytest.approx(truth, abs=1e-6)
+
+
+def slowed(seed: int, elasticity: float = 0.9) -> Callable[[Run], Run]:
+    """A machine whose speed changes by a fifth from run to run, as its gauge shows to one percent."""
+    chance = random.Random(seed)
+
+    def change(run: Run) -> Run:
+        assert run.server is not None
+        slow = math.exp(chance.gauss(0, 0.2))
+        seconds = tuple((1e6, 25.0 * slow * math.exp(chance.gauss(0, 0.01))) for _ in range(3))
+        cpu_us = run.server.cpu_us_per_request * slow**elasticity
+        return dataclasses.replace(run, server=dataclasses.replace(run.server, cpu_us_per_request=cpu_us, seconds=seconds))
+
+    return change
+
+
+def test_what_the_pace_explains_is_taken_out() -> None:
+    """On a virtual machine the neighbours' work, at a fifth of the speed from run to run, would hide what an agent costs."""
+    cell = only_cell(analysis.analyse(campaign(cost=noise_of(37), change=slowed(1))))
+    assert cell.pace is not None
+    assert cell.pace.elasticity["cpu_us"] == pytest.approx(0.9, abs=0.05)
+    assert cell.pace.fastest_us < 20 < cell.pace.usual_us < 30 < cell.pace.slowest_us
+    assert cell.pace.left_percent < 2
+    assert cell.pace.scatter_percent > 15
+    for variant in LADDER:
+        found = difference(cell, variant.name)
+        assert found.absolute is not None and found.as_measured is not None and found.percent is not None
+        assert found.percent.mean == pytest.approx(100 * TRUTH[variant.name] / BARE_US, abs=1)
+        width, as_measured = (one.high - one.low for one in (found.absolute, found.as_measured))
+        assert width < as_measured / 4
+    rss = difference(cell, "const:1", "rss_bytes")
+    assert rss.as_measured is None and rss.absolute is not None and rss.absolute.mean == 100_000 * TRUTH["const:1"]
+
+
+def test_intervals_at_the_usual_pace_cover_the_truth() -> None:
+    """The slope is estimated from the same runs: intervals that forget it would be too narrow."""
+    covered, false_alarms = [], []
+    for seed in range(150):
+        found = only_cell(analysis.analyse(campaign(LADDER[3:], 4, noise_of(seed, 1.5), change=slowed(seed))))
+        percent = difference(found, "const:1").percent
+        covered.append(percent is not None and not percent.excludes(100 * TRUTH["const:1"] / BARE_US))
+        false_alarms.append(found.is_noisy)
+    assert 0.89 <= sum(covered) / len(covered) <= 0.995
+    assert sum(false_alarms) / len(false_alarms) <= 0.11
+
+
+def test_what_costs_the_same_at_every_pace_keeps_its_cost() -> None:
+    """A known number of µs that is burnt by the clock would be found as less on a machine with slow spells."""
+
+    def burner(run: Run) -> Run:
+        run = slowed(1000 * run.planned.block + run.planned.position)(run)
+        assert run.server is not None
+        if run.planned.variant == "const:1":
+            slow_us = slowed(1000 * run.planned.block + run.planned.position)(run_of(run.planned, LADDER[3], BARE_US)).server
+            assert slow_us is not None
+            server = dataclasses.replace(run.server, cpu_us_per_request=slow_us.cpu_us_per_request + 50)
+            run = dataclasses.replace(run, server=server)
+        return run
+
+    cell = only_cell(analysis.analyse(campaign(LADDER[3:], 60, change=burner)))
+    assert absolute(cell, "const:1").mean == pytest.approx(50, abs=2.5)
+
+
+def test_a_pace_that_was_not_always_measured_changes_nothing() -> None:
+    """Some runs at the usual pace and some as measured would be compared with each other."""
+
+    def sometimes(run: Run) -> Run:
+        run = slowed(run.planned.position)(run)
+        assert run.server is not None
+        if run.planned.block == 1:
+            run = dataclasses.replace(run, server=dataclasses.replace(run.server, seconds=((1e6, None),)))
+        return run
+
+    cell = only_cell(analysis.analyse(campaign(change=sometimes)))
+    assert cell.pace is None and difference(cell, "const:1").as_measured is None
+
+
+def test_no_p_is_shown_of_blocks_that_can_show_none() -> None:
+    """0.125 beside an interval far from 0 reads as if nothing had been found."""
+    few, enough = (only_cell(analysis.analyse(campaign(blocks=blocks, cost=noise_of(38)))) for blocks in (5, 6))
+    assert difference(few, "const:1").p is None and difference(few, "const:1").p_holm is None
+    assert difference(enough, "const:1").p == 2 / 2**6
 
 
 def test_other_metrics_are_differences_too() -> None:

@@ -23,6 +23,7 @@ import pytest
 
 from autoinstr.bench import store
 from autoinstr.bench.parts import INVALID, USAGE, Campaign, Run
+from fakes import until
 from ports import free_port
 
 SHORT = ("--quick", "--window", "1", "--warm-up", "0", "--repeat", "0", "--quiet")
@@ -54,6 +55,10 @@ def test_a_small_campaign(tmp_path: Path) -> None:
         # What the service itself has counted is what the generator says that it has sent, and our questions.
         assert run.server.requests == run.spans.requests
         assert run.server.cpu_us_per_request > 0
+        assert len(run.server.seconds) == run.load.seconds
+        # The gauge of the pace ran beside the service, and its seconds are the window's.
+        assert all(pace_us and pace_us > 1 for _, pace_us in run.server.seconds)
+        assert sum(cpu_us for cpu_us, _ in run.server.seconds) == pytest.approx(run.server.cpu_us, rel=0.01)
     for run in of(campaign, "const:1"):
         spans = run.spans
         assert spans is not None
@@ -125,6 +130,7 @@ def test_workers_of_other_hosts(tmp_path: Path) -> None:
 def test_harness_stays_off_the_servers_core(tmp_path: Path) -> None:
     """The harness's own work would be in the way of the service that it measures."""
     from autoinstr.bench import campaign
+    from bench.test_awake import fillers_of
     from bench.test_store import MANIFEST
 
     before = os.sched_getaffinity(0)
@@ -132,6 +138,8 @@ def test_harness_stays_off_the_servers_core(tmp_path: Path) -> None:
     manifest = dataclasses.replace(MANIFEST, server_cpus=(server,), generator_cpus=(generator,))
     with campaign.Campaign(store.Folder.create(tmp_path / "c", manifest), manifest):
         assert os.sched_getaffinity(0) == {generator}
+        until(lambda: bool(fillers_of(os.getpid())), "the filler")
+        assert [os.sched_getaffinity(one) for one in fillers_of(os.getpid())] == [{generator}]
     assert os.sched_getaffinity(0) == before
 
 

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import pytest
 
 from autoinstr.bench import probe
-from autoinstr.bench.probe import CpuSeries, Noise, Tree, cpu_ns
+from autoinstr.bench.probe import CpuSeries, Noise, Pace, Tree, cpu_ns
 from fakes import DEADLINE_S, until
 
 pytestmark = pytest.mark.skipif(not probe.IS_LINUX, reason="reads Linux's /proc")
@@ -257,6 +257,26 @@ def test_the_sampling_thread_runs_where_it_is_told_to() -> None:
         thread = series._thread.native_id
         until(lambda: os.sched_getaffinity(thread) == {last}, "the pinned thread")
         assert os.sched_getaffinity(0) == before
+
+
+def test_the_pace_falls_where_the_cpu_is_shared() -> None:
+    """Work that takes longer because the CPU is slower would be taken for the variant's. A clock that counts it makes it visible:
+    here the same work is done on a core that runs as it is, and by a gauge whose every pass is made three times as long."""
+    core = {max(os.sched_getaffinity(0))}
+
+    class Slow(Pace):
+        def _work(self) -> int:
+            return sum(super(Slow, self)._work() for _ in range(3))
+
+    with Pace(core, interval_s=0.002) as pace, Slow(core, interval_s=0.002) as slow:
+        thread = pace._thread.native_id
+        until(lambda: os.sched_getaffinity(thread) == core, "the pinned thread")
+        start = time.time()
+        until(lambda: len(pace._samples) > 60 and len(slow._samples) > 60, "samples")
+        end = time.time()
+    usual, slowed = pace.between(start, end), slow.between(start, end)
+    assert 2 < slowed / usual < 4.5
+    assert pace.between(end + 10, end + 11) is None
 
 
 def test_a_series_that_broke_says_so() -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as some
 from playwright.sync_api import Browser, Page
 
 from autoinstr.bench import analysis, report
-from autoinstr.bench.parts import AGAIN, BASE, Account, Difference, Estimate, Results
+from autoinstr.bench.parts import AGAIN, BASE, Account, Difference, Estimate, Pace, Results
 from autoinstr.bench.report import dapper, figures, layout, pull_request, quantities, scales, sections
 from bench import example_results as example
 from ui.colour import contrast
@@ -315,7 +315,7 @@ def test_start_up_is_shown_when_it_is_given(small: Results) -> None:
     """What `bench startup` found stands beside what requests cost."""
     slower = Difference(
         "const:1",
-        "wall_ms",
+        "ms",
         10,
         68.2,
         91.4,
@@ -326,8 +326,20 @@ def test_start_up_is_shown_when_it_is_given(small: Results) -> None:
         False,
         4,
     )
-    text = text_of(report.html(small, [slower]))
+    text = text_of(report.html(dataclasses.replace(small, start_up={"Flask under gunicorn": (slower,)})))
+    assert "Flask under gunicorn: " in text
+    assert "bench startup --add-to" in text_of(report.html(small)) and "bench startup --add-to" not in text
     assert "Start-up" in text and "+23.2 ms [+22.1, +24.3] (+34.0 %)" in text and "bare: 68.2 ms" in text
+
+
+def test_the_pace_of_the_machine_is_told(small: Results) -> None:
+    """Whoever sees steady figures of a machine that was not must know what was made of them."""
+    pace = Pace(24.5, 22.0, 48.9, {"cpu_us": 0.84}, 17.3, 3.4)
+    paced = dataclasses.replace(small, cells=(dataclasses.replace(small.cells[0], pace=pace), *small.cells[1:]))
+    shown = text_of(report.html(paced))
+    assert "The pace of the server" in shown
+    assert "22.0 … 48.9" in shown and "0.84" in shown and "17.3 %" in shown and "3.4 %" in shown
+    assert "scatter by 17.3 %, 3.4 % at the CPUs' usual pace" in " ".join(report.terminal(paced).split())
 
 
 def test_what_the_real_analysis_finds_can_be_shown() -> None:

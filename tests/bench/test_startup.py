@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from autoinstr.bench import machine, probe, startup, stats, variants
+from autoinstr.bench import machine, parts, probe, startup, stats, store, variants
 from autoinstr.bench.parts import AGAIN, BASE, INVALID, Refusal
 from autoinstr.bench.startup import FIRST, PASS, Starter
+from bench import example_results
 
 NOWHERE = {"http": "http://127.0.0.1:9", "http_port": 9, "udp_port": 9}
 #: An agent of known cost: so much CPU before the program.
@@ -156,9 +157,11 @@ HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--bind") + 1].rpartition("
 
 
 @pytest.mark.skipif(len(machine.allowed_cpus()) == 1, reason="needs two CPUs")
-def test_the_command_measures_real_starts(capsys: pytest.CaptureFixture[str]) -> None:
-    """As typed: an agent that is off costs something, and the JSON says what, per block."""
-    assert startup.main(["--programs", "pass", "--runs", "2", "--variants", "off", "--json"]) == 0
+def test_the_command_measures_real_starts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As typed: an agent that is off costs something, the JSON says what, per block, and the campaign's folder keeps it."""
+    campaign = store.Folder.create(tmp_path / "campaign", example_results.campaign(blocks=1).manifest).path
+    words = ["--programs", "pass", "--runs", "2", "--variants", "off", "--json", "--add-to", str(campaign)]
+    assert startup.main(words) == 0
     printed = json.loads(capsys.readouterr().out)
     differences = printed["programs"]["pass"]["differences"]
     assert {(one["variant"], one["metric"]) for one in differences} == {
@@ -167,6 +170,7 @@ def test_the_command_measures_real_starts(capsys: pytest.CaptureFixture[str]) ->
     off = next(one for one in differences if one["variant"] == "off" and one["metric"] == "cpu_ms")
     assert off["value"] > off["base"] > 0
     assert printed["machine"]["python"]["version"]
+    assert parts.to_json(store.read(campaign).start_up[startup.TITLES[PASS]]) == differences
 
 
 def test_the_table_shows_what_is_added_with_its_interval() -> None:
@@ -186,6 +190,7 @@ def test_the_table_shows_what_is_added_with_its_interval() -> None:
         (["--runs", "1"], "at least 2"),
         (["--programs", "walk"], "there are pass, import, request"),
         (["--variants", "cosnt:1"], "cosnt:1"),
+        (["--add-to", "/nowhere"], "not the folder of a campaign"),
     ],
 )
 def test_what_cannot_be_is_refused(words: list[str], text: str) -> None:

@@ -321,6 +321,26 @@ def test_a_window_is_steady_without_a_trend(medians: list[float], steady: bool) 
     assert stats.is_steady(medians) is steady
 
 
+# A control variate.
+
+
+def test_the_common_slope_is_that_of_regression_with_levels_of_their_own() -> None:
+    """Variants that differ in level would bend the slope, and the slope would take their difference away."""
+    chance = random.Random(41)
+    groups = [[(x, level + 0.8 * x + chance.gauss(0, 0.1)) for x in (chance.gauss(0, 1) for _ in range(6))] for level in (0, 5, -3)]
+    rows = [[x, *(float(at == number) for at in range(3))] for number, group in enumerate(groups) for x, _ in group]
+    expected = stats.weighted_least_squares(rows, [y for group in groups for _, y in group])
+    assert stats.pooled_slope(groups) == pytest.approx(expected.coefficients[0])
+    assert stats.pooled_slope([[(0.0, y) for _, y in group] for group in groups]) is None
+    assert stats.pooled_slope([groups[0][:5], groups[1][:5]]) is None
+    assert stats.pooled_slope([[], []]) is None
+
+
+def test_scatter_within_leaves_the_levels_out() -> None:
+    assert stats.scatter_within([[1.0, 3.0], [101.0, 103.0], []]) == pytest.approx(math.sqrt(2))
+    assert stats.scatter_within([[1.0], [2.0]]) is None
+
+
 # The cost model.
 
 

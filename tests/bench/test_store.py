@@ -21,6 +21,8 @@ from autoinstr.bench import schema, store
 from autoinstr.bench.parts import (
     SATURATION,
     Cell,
+    Difference,
+    Estimate,
     Fault,
     GeneratorFigures,
     LoadFigures,
@@ -84,6 +86,18 @@ def test_round_trip(folder: store.Folder) -> None:
         folder.append(run)
     read = store.read(folder.path)
     assert (read.manifest, read.runs) == (MANIFEST, tuple(runs))
+
+
+def test_start_up_stays_with_its_campaign(folder: store.Folder) -> None:
+    """The page would show another campaign's start-up, or fail on a file that somebody edited."""
+    slower = Difference("off", "ms", 2, 10.0, 12.0, Estimate(2.0, 1.0, 3.0), None, None, None, None, None, (1.0, 3.0))
+    assert store.read(folder.path).start_up == {}
+    store.write_start_up(folder.path, {"python -c pass": [slower]})
+    assert store.read(folder.path).start_up == {"python -c pass": (slower,)}
+    for broken in ("[1]", '{"x": [{"variant": 1}]}', "{"):
+        (folder.path / "start_up.json").write_text(broken)
+        with pytest.raises(Refusal, match="start_up.json: "):
+            store.read(folder.path)
 
 
 def test_latest_attempt_counts(folder: store.Folder) -> None:

@@ -6,18 +6,17 @@ form shows it. Nothing here computes a statistic: all numbers come from ``parts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from autoinstr.bench.parts import Difference, Results
+    from autoinstr.bench.parts import Results
 
 
-def html(results: Results, start_up: Sequence[Difference] = ()) -> str:
-    """One self-contained page. ``start_up``: differences in metrics such as ``wall_ms``. Raises Refusal without Jinja."""
+def html(results: Results) -> str:
+    """One self-contained page. Raises Refusal without Jinja."""
     from autoinstr.bench.report import page
 
-    return page.html(results, start_up)
+    return page.html(results)
 
 
 def markdown(results: Results) -> str:

@@ -71,6 +71,9 @@ def _cell(one: CellResult, ink: _Ink) -> str:
         lines.append(ink(WARNING, "  NOISY: bare differs from bare, nothing here is a finding"))
     if tables.variants_of(one):
         lines += aligned(_differences(one))
+    if one.pace:
+        text = f"runs of a variant scatter by {one.pace.scatter_percent:.1f} %, {one.pace.left_percent:.1f} % at the CPUs' usual pace, which is what is shown"
+        lines.append(f"  {wrapped(text, 2)}")
     lines += [f"  {wrapped(text, 2)}" for text in one.trouble]
     if one.model:
         lines.append("  " + wrapped(tables.model_sentence(one.model), 2))

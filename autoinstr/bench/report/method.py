@@ -115,7 +115,9 @@ def _places(manifest: Manifest) -> str:
     if manifest.server_cpus or manifest.generator_cpus:
         return (
             f"Pinned: the program to CPU {_cpus(manifest.server_cpus)}, generator ({manifest.processes} process"
-            f"{'es' if manifest.processes > 1 else ''}) and sink to CPU {_cpus(manifest.generator_cpus)}."
+            f"{'es' if manifest.processes > 1 else ''}) and sink to CPU {_cpus(manifest.generator_cpus)}, which on Linux is "
+            "kept busy with nothing (SCHED_IDLE) where they leave it idle: a hyperthread beside the program would be the "
+            "quieter, the dearer the variant is."
         )
     return "Nothing was pinned to CPUs."
 
@@ -131,7 +133,10 @@ STATISTICS = (
     "“Equivalent” only by two one-sided "
     "tests. A cell whose A/A interval excludes 0 is stamped noisy. Outliers are never removed; runs are invalid "
     "only by the rules below, "
-    "which were stated beforehand."
+    "which were stated beforehand. Figures are at the usual pace of the program's CPUs: a fixed piece of work is timed "
+    "there a hundred times a second, and what its changes from run to run explain of a figure's (least squares within the "
+    "variants of a cell) is taken out; runs.jsonl has all figures as measured. p is shown from 6 blocks on: of fewer "
+    "no values at all give 0.05."
 )
 
 

@@ -8,14 +8,13 @@ anything.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from autoinstr.bench.parts import AGAIN, BASE, BROKEN, INCONCLUSIVE, INVALID, PASSED, Difference, Refusal, Results
+from autoinstr.bench.parts import AGAIN, BASE, BROKEN, INCONCLUSIVE, INVALID, PASSED, Refusal, Results
 from autoinstr.bench.report import layout, sections
 from autoinstr.bench.report.tables import variant_name
 
@@ -31,9 +30,9 @@ STATUS = {
 }
 
 
-def html(results: Results, start_up: Sequence[Difference] = ()) -> str:
-    """The page. ``start_up``: what ``autoinstr bench startup`` found, to be shown as well. Raises Refusal without Jinja."""
-    found, missing = sections.sections(results, start_up)
+def html(results: Results) -> str:
+    """The page. Raises Refusal without Jinja."""
+    found, missing = sections.sections(results)
     shown = layout.page(results)
     is_noisy = any(cell.is_noisy for cell in results.cells)
     tone, word = _status(results, is_noisy)

@@ -5,7 +5,6 @@ Owns: their sentences, tables and figures. Must not know: HTML, style, other sec
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from statistics import median
 
@@ -197,17 +196,19 @@ def _memory_group(shown: Page, cell: CellResult, is_open: bool) -> Group:
 # 11: start-up.
 
 
-def starting(start_up: Sequence[Difference], shown: Page) -> Section:
-    """``start_up``: differences whose metric has its unit in its name, as ``wall_ms``."""
+def starting(shown: Page) -> Section | str:
+    start_up = shown.results.start_up
+    if not start_up:
+        return "Start-up: measured apart, by autoinstr bench startup --add-to RUN."
     groups = []
-    for metric in dict.fromkeys(one.metric for one in start_up):
-        own = [one for one in start_up if one.metric == metric]
-        factor, unit = quantities.metric_of(metric).factor, quantities.metric_of(metric).unit
-        body = rows_of(own, shown, scale_of(own, factor), f"{metric} against bare", f"added {unit}")
-        groups.append(
-            Group(quantities.metric_of(metric).title, (body,), (), f"bare: {quantities.amount(metric, own[0].base)}")
-        )
-    return Section("startup", "Start-up", "Start-up", tuple(groups), "", "What a start of the program costs more.")
+    for title, differences in start_up.items():
+        for metric in dict.fromkeys(one.metric for one in differences):
+            own = [one for one in differences if one.metric == metric]
+            factor, unit = quantities.metric_of(metric).factor, quantities.metric_of(metric).unit
+            body = rows_of(own, shown, scale_of(own, factor), f"{metric} against bare, {title}", f"added {unit}")
+            bare = f"bare: {quantities.amount(metric, own[0].base)}"
+            groups.append(Group(f"{title}: {quantities.metric_of(metric).title}", (body,), (), bare, len(groups) < OPEN))
+    return Section("startup", "Start-up", "Start-up", tuple(groups), "", "What a start of a program costs more.")
 
 
 # 12: invalid runs and method.
@@ -232,7 +233,7 @@ def how(shown: Page) -> Section:
     paragraphs: list[Block] = [Note(text, "method") for text in method.sentences(manifest, shown.results.runs)]
 
     rules = Table("Rules that make a run invalid", (Column("spoils"), Column("rule")), method.rules())
-    more = (rules, tables.machine(manifest), tables.versions(manifest), tables.variants(manifest))
+    more = (rules, tables.pace(shown.results), tables.machine(manifest), tables.versions(manifest), tables.variants(manifest))
     folded = [
         Group(one.caption, (replace(one, caption=""),), is_open=number < 2)
         for number, one in enumerate(more)

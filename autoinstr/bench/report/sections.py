@@ -8,9 +8,9 @@ line says why where a reader would look for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from autoinstr.bench.parts import AGAIN, CellResult, Difference, Results
+from autoinstr.bench.parts import AGAIN, CellResult, Results
 from autoinstr.bench.report import (
     costs,
     loads,
@@ -36,10 +36,11 @@ MAKERS: tuple[Callable[[Page], Section | str], ...] = (
     runs.drift,
     runs.spans,
     runs.memory,
+    runs.starting,
 )
 
 
-def sections(results: Results, start_up: Sequence[Difference] = ()) -> tuple[tuple[Section, ...], tuple[str, ...]]:
+def sections(results: Results) -> tuple[tuple[Section, ...], tuple[str, ...]]:
     """Those that have something to say, and a line for each that does not."""
     shown = page(results)
     found: list[Section] = []
@@ -50,8 +51,6 @@ def sections(results: Results, start_up: Sequence[Difference] = ()) -> tuple[tup
             found.append(one)
         elif one:
             missing.append(one)
-    if start_up:
-        found.append(runs.starting(start_up, shown))
     found += [runs.invalid_runs(shown), runs.how(shown)]
     return tuple(found), tuple(missing)
 

@@ -232,6 +232,31 @@ def reasons(run: Run) -> str:
     return "; ".join(f"{fault.text} (spoils {fault.scope})" for fault in run.faults) or "no reason recorded"
 
 
+def pace(results: Results) -> Table:
+    """What the speed of the server's CPUs did to the cells, and what is left of it."""
+    rows = tuple(
+        (
+            cell_title(one),
+            f"{one.pace.usual_us:.1f}",
+            f"{one.pace.fastest_us:.1f} … {one.pace.slowest_us:.1f}",
+            f"{one.pace.elasticity['cpu_us']:.2f}",
+            f"{one.pace.scatter_percent:.1f}{GLUE}%",
+            f"{one.pace.left_percent:.1f}{GLUE}%",
+        )
+        for one in results.cells
+        if one.pace
+    )
+    columns = (
+        Column("cell"),
+        Column("a fixed piece of work took, µs", True),
+        Column("in the fastest and slowest run", True),
+        Column("elasticity of CPU per request", True),
+        Column("scatter between runs", True),
+        Column("left at the usual pace", True),
+    )
+    return Table("The pace of the server's CPUs", columns, rows)
+
+
 def machine(manifest: Manifest) -> Table:
     rows = tuple((key, text) for key, text in flattened(manifest.machine))
     return Table("The machine", (Column("what"), Column("value")), rows)
