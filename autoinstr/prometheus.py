@@ -37,6 +37,8 @@ HELP = {
     "sampler_updates": "Sampling strategies received",
 }
 HOST = "127.0.0.1"
+#: Further processes of a program (workers) take the next ports, up to so many in all.
+PORTS = 32
 #: For one request: seconds that its sender may take, and bytes.
 REQUEST_TIMEOUT_S = 2.0
 MAX_REQUEST = 8192
@@ -81,8 +83,8 @@ def announcing(announce: Callable[[], object]) -> type[Tracer]:
 class MetricsServer:
     """Answers ``GET /metrics`` (and ``/``) on this host's loopback address, on a thread of its own.
 
-    ``port`` is a TCP port; one that is taken, by another worker as a rule, costs a line and no more. ``read()`` gives the counts,
-    ``start_thread(work, arguments)`` begins a thread.
+    ``port`` is a TCP port; where it is taken, by another worker as a rule, the next free one is; where all are, that costs a
+    line and no more. ``read()`` gives the counts, ``start_thread(work, arguments)`` begins a thread.
     """
 
     def __init__(
@@ -111,22 +113,22 @@ class MetricsServer:
                 self._start_thread(self._listener)
         except Exception as error:  # Host safety: a taken port, no threads; the program's request goes on.
             self._close()
-            say(f"no metrics on port {self.port} (AUTOINSTR_METRICS_PORT) in this process: {error}", about="metrics")
+            ports = f"port {self.port} or the {PORTS - 1} after it"
+            say(f"no metrics on {ports} (AUTOINSTR_METRICS_PORT) in this process: {error}", about="metrics")
         finally:
             self._starting.release()
 
     def _listen(self) -> socket.socket:
-        import socket
+        import errno
 
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind((HOST, self.port))
-            listener.listen(16)
-        except BaseException:
-            listener.close()
-            raise
-        return listener
+        last = min(self.port + PORTS - 1, 65535)
+        for port in range(self.port, last + 1):
+            try:
+                return _listening(port)
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE or port == last:
+                    raise
+        raise AssertionError("a range of ports is never empty")
 
     def _start_thread(self, listener: socket.socket) -> None:
         self._is_ending = False
@@ -182,7 +184,8 @@ class MetricsServer:
         import socket
 
         try:
-            socket.create_connection((HOST, self.port), 0.05).close()
+            if self._listener is not None:
+                socket.create_connection(self._listener.getsockname(), 0.05).close()
         except OSError:
             return
 
@@ -208,6 +211,20 @@ class MetricsServer:
         listener, self._listener = self._listener, None
         if listener is not None:
             listener.close()
+
+
+def _listening(port: int) -> socket.socket:
+    import socket
+
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((HOST, port))
+        listener.listen(16)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
 
 
 def _read_target(connection: socket.socket) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from autoinstr import trouble
+from autoinstr import prometheus, trouble
 from autoinstr.prometheus import MetricsServer, announcing, prometheus_text
 from autoinstr.report import InMemoryReporter
 from autoinstr.runtime import start_thread
@@ -109,14 +109,37 @@ def test_fault_in_the_counts_does_not_end_it(
     assert capfd.readouterr().err == "autoinstr: cannot answer on the metrics port: RuntimeError: odd\n"
 
 
-def test_taken_port_is_one_line(serve: Callable[..., MetricsServer], capfd: pytest.CaptureFixture[str]) -> None:
-    """The second worker of a server would fail, or tell it with each request."""
-    first = serve()
-    for _ in range(3):
-        serve(first.port)
+def test_further_processes_take_the_next_ports(
+    serve: Callable[..., MetricsServer], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The counters of all workers but one would be out of reach."""
+    base = free_port(3)
+    for count in range(3):
+        serve(base, read=lambda count=count: {"traces": count})
+    assert [get(base + number)[1][-2] for number in range(3)] == ["0", "1", "2"]
+    assert capfd.readouterr().err == ""
+
+
+def test_the_thread_of_a_later_port_rests_and_ends_too(serve: Callable[..., MetricsServer]) -> None:
+    """It would be woken at the first process's port, and hold up a fork or the end."""
+    serve(base := free_port(2))
+    second = serve(base)
+    until(lambda: second._thread_id)
+    assert second.pause(DEADLINE_S) > 0
+    assert not second._running
+
+
+def test_ports_that_are_all_taken_are_one_line(
+    serve: Callable[..., MetricsServer], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One worker too many would fail, or tell it with each request."""
+    monkeypatch.setattr(prometheus, "PORTS", 2)
+    base = free_port(2)
+    for _ in range(5):
+        serve(base)
     (line,) = capfd.readouterr().err.splitlines()
-    assert f"port {first.port} (AUTOINSTR_METRICS_PORT)" in line
-    assert get(first.port)[0] == 200
+    assert f"port {base} or the 1 after it (AUTOINSTR_METRICS_PORT)" in line
+    assert get(base)[0] == 200
 
 
 def test_only_this_host_is_answered(serve: Callable[..., MetricsServer]) -> None:

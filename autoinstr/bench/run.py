@@ -20,8 +20,10 @@ from pathlib import Path
 from autoinstr.bench import load, probe, stats, target, validity, variants
 from autoinstr.bench.machine import Cores
 from autoinstr.bench.parts import (
+    Cell,
     Fault,
     GeneratorFigures,
+    LoadFigures,
     Planned,
     Run,
     ServerFigures,
@@ -130,6 +132,30 @@ def measure(
     return dataclasses.replace(run, seconds=round(time.monotonic() - clock, 2))
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """What was seen of a run, before anything is made of it."""
+
+    window: Window
+    final: load.Final
+    series: probe.CpuSeries
+    noise: probe.Noise
+    pace: probe.Pace
+    rss_bytes_at_start: int
+    memory: probe.Memory
+    switches: int | None
+    processes: int
+    threads: int
+    idle_us_per_s: float
+    spans: SpanFigures
+    #: Requests that the program itself has counted, where it does.
+    served: int | None
+    #: Requests to the program that were not the generator's.
+    probes: int
+    #: From the start of the program to the last look at its spans.
+    seconds: float
+
+
 def _measured(
     run: Run,
     variant: Variant,
@@ -139,35 +165,61 @@ def _measured(
     rate: float | None,
     say: Callable[[str], None],
 ) -> Run:
-    cell, timing, cores, sink = run.planned.cell, conditions.timing, conditions.cores, conditions.sink
+    seen = _seen(run.planned, variant, service, conditions, log, rate, say)
+    figures = load.figures(seen.window.slots, seen.final, rate)
+    server = _server_figures(seen, figures)
+    spans = dataclasses.replace(seen.spans, requests=figures.all_requests + seen.probes)
+    generator = _generator_figures(seen, figures, conditions)
+    noise = seen.noise.between(seen.window.start, seen.window.end)
+    faults = validity.faults(
+        variant,
+        run.planned.cell,
+        load=figures,
+        server=server,
+        spans=spans,
+        generator=generator,
+        noise=noise,
+        seconds=seen.seconds,
+        is_uniform=service.is_uniform,
+    )
+    faults += tuple(_of_the_end(seen.final, has_failed=bool(faults)))
+    return dataclasses.replace(
+        run,
+        status=validity.status_of(faults, seen.window.is_steady),
+        faults=faults,
+        load=figures,
+        server=server,
+        spans=spans,
+        generator=generator,
+        noise=noise,
+        extensions=seen.window.extensions,
+    )
+
+
+def _seen(
+    planned: Planned,
+    variant: Variant,
+    service: Service,
+    conditions: Conditions,
+    log: Path,
+    rate: float | None,
+    say: Callable[[str], None],
+) -> _Seen:
+    timing, cores, sink = conditions.timing, conditions.cores, conditions.sink
     sink.take()
     say("starting")
     begun = time.monotonic()
     with contextlib.ExitStack() as stack:
-        metrics_port = target.free_port()
+        metrics_port = target.free_port(target.COUNTER_PORTS)
         server = _started(variant, service, conditions, metrics_port, log)
         stack.callback(server.kill)
-        rss_at_start = probe.memory(server.pids(), with_pss=False).rss_bytes
-        generator = load.Generator.start(
-            service.locustfile,
-            service.host,
-            users=cell.concurrency,
-            mode=cell.mode,
-            rate=rate,
-            seed=conditions.seed,
-            cpus=cores.generator or None,
-            processes=conditions.processes,
-            folder=conditions.folder,
-            environment=service.load_variables,
-            master_bind=conditions.master,
-            expect_workers=conditions.workers,
-        )
+        rss_bytes_at_start = probe.memory(server.pids(), with_pss=False).rss_bytes
+        generator = _generator(planned.cell, service, conditions, rate)
         stack.callback(generator.kill)
         if conditions.master is not None:
             say(f"waiting for {conditions.workers} workers")
             generator.wait_until_begun(WORKERS_S)
-        roots = {"server": server.pid, "sink": sink.pid}
-        series = stack.enter_context(probe.CpuSeries(roots, cpus=cores.generator))
+        series = stack.enter_context(probe.CpuSeries({"server": server.pid, "sink": sink.pid}, cpus=cores.generator))
         noise = stack.enter_context(probe.Noise(cores.server | cores.generator))
         pace = stack.enter_context(probe.Pace(cores.server))
         switches = _Change(lambda: probe.switches(server.pids()))
@@ -182,52 +234,66 @@ def _measured(
         served = server.requests() if service.counts_requests else None
         say("stopping")
         server.stop(timing.stop_timeout_s)
-    figures = load.figures(window.slots, final, rate)
-    cpu_us = series.between("server", window.start, window.end)
-    server_figures = ServerFigures(
-        cpu_us=cpu_us,
-        idle_cpu_us_per_s=idle_us_per_s,
-        cpu_us_per_request=(cpu_us - idle_us_per_s * figures.seconds) / max(figures.requests, 1),
-        requests=served,
-        rss_bytes_start=rss_at_start,
-        rss_bytes_end=memory.rss_bytes,
-        pss_bytes_end=memory.pss_bytes,
-        switches=switched,
-        processes=processes,
-        threads=threads,
-        seconds=tuple(_second(series, pace, slot.end_s) for slot in window.slots),
+    return _Seen(
+        window,
+        final,
+        series,
+        noise,
+        pace,
+        rss_bytes_at_start,
+        memory,
+        switched,
+        processes,
+        threads,
+        idle_us_per_s,
+        spans,
+        served,
+        server.probes,
+        seconds,
     )
-    spans = dataclasses.replace(spans, requests=figures.all_requests + server.probes)
+
+
+def _generator(cell: Cell, service: Service, conditions: Conditions, rate: float | None) -> load.Generator:
+    return load.Generator.start(
+        service.locustfile,
+        service.host,
+        users=cell.concurrency,
+        mode=cell.mode,
+        rate=rate,
+        seed=conditions.seed,
+        cpus=conditions.cores.generator or None,
+        processes=conditions.processes,
+        folder=conditions.folder,
+        environment=service.load_variables,
+        master_bind=conditions.master,
+        expect_workers=conditions.workers,
+    )
+
+
+def _server_figures(seen: _Seen, figures: LoadFigures) -> ServerFigures:
+    cpu_us = seen.series.between("server", seen.window.start, seen.window.end)
+    return ServerFigures(
+        cpu_us=cpu_us,
+        idle_cpu_us_per_s=seen.idle_us_per_s,
+        cpu_us_per_request=(cpu_us - seen.idle_us_per_s * figures.seconds) / max(figures.requests, 1),
+        requests=seen.served,
+        rss_bytes_start=seen.rss_bytes_at_start,
+        rss_bytes_end=seen.memory.rss_bytes,
+        pss_bytes_end=seen.memory.pss_bytes,
+        switches=seen.switches,
+        processes=seen.processes,
+        threads=seen.threads,
+        seconds=tuple(_second(seen.series, seen.pace, slot.end_s) for slot in seen.window.slots),
+    )
+
+
+def _generator_figures(seen: _Seen, figures: LoadFigures, conditions: Conditions) -> GeneratorFigures:
     microseconds = figures.seconds * 1e6
     processes_with_users = conditions.workers or conditions.processes
-    generator_figures = GeneratorFigures(
-        cpu_share=sum(slot.cpu_us for slot in window.slots) / microseconds / processes_with_users,
-        sink_cpu_share=series.between("sink", window.start, window.end) / microseconds,
+    return GeneratorFigures(
+        cpu_share=sum(slot.cpu_us for slot in seen.window.slots) / microseconds / processes_with_users,
+        sink_cpu_share=seen.series.between("sink", seen.window.start, seen.window.end) / microseconds,
         processes=processes_with_users,
-    )
-    noise_figures = noise.between(window.start, window.end)
-    faults = validity.faults(
-        variant,
-        cell,
-        load=figures,
-        server=server_figures,
-        spans=spans,
-        generator=generator_figures,
-        noise=noise_figures,
-        seconds=seconds,
-        is_uniform=service.is_uniform,
-    )
-    faults += tuple(_of_the_end(final, has_failed=bool(faults)))
-    return dataclasses.replace(
-        run,
-        status=validity.status_of(faults, window.is_steady),
-        faults=faults,
-        load=figures,
-        server=server_figures,
-        spans=spans,
-        generator=generator_figures,
-        noise=noise_figures,
-        extensions=window.extensions,
     )
 
 

@@ -46,7 +46,7 @@ from autoinstr.bench.parts import (
 )
 from autoinstr.bench.plan import in_words
 from autoinstr.bench.sink import Sink
-from autoinstr.bench.target import Target, TargetFailed, free_port
+from autoinstr.bench.target import COUNTER_PORTS, Target, TargetFailed, free_port
 
 MINUTES = 20.0
 #: KB per 1,000 requests: about one byte a request.
@@ -155,7 +155,7 @@ class Setting:
 
     def server(self, variant: Variant, host: str) -> Target:
         """The service under a variant, once it answers at ``host``. Raises TargetFailed."""
-        port, metrics_port = int(host.rpartition(":")[2]), free_port()
+        port, metrics_port = int(host.rpartition(":")[2]), free_port(COUNTER_PORTS)
         addresses: dict[str, int | str] = {
             "http": self.sink.url,
             "http_port": self.sink.http_port,

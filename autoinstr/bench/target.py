@@ -19,6 +19,7 @@ import socket
 import subprocess
 import time
 import urllib.parse
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,8 @@ POLL_S = 0.02
 ANSWER_S = 10.0
 #: Spans of which the counters say nothing for so long are not coming any more; agents flush every second.
 SETTLED_S = 2.5
+#: The agent's pages: of further processes they are at the next ports, up to so many in all (as in ``autoinstr.prometheus``).
+COUNTER_PORTS = 32
 #: What a killed process may take to be gone: the kernel frees its memory first.
 GONE_S = 10.0
 #: Of the log, in a message.
@@ -44,19 +47,18 @@ class TargetFailed(Exception):
     """The program did not come up, or died: ``str()`` names the cause and quotes the end of its log."""
 
 
-def free_port() -> int:
-    """A TCP port of the loopback interface that nobody uses.
+def free_port(count: int = 1) -> int:
+    """A TCP port of the loopback interface that nobody uses; the first of ``count`` in a row.
 
     Below those that systems give to outgoing connections: such a one could take the port before the program does, or even
     connect to itself while we wait.
     """
-    for port in random.sample(range(10_000, 32_000), 200):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
+    for port in random.sample(range(10_000, 32_000 - count), 200):
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            for number in range(count):
+                probe = stack.enter_context(socket.socket())
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(("127.0.0.1", port + number))
             return port
     raise Refusal("200 ports of 127.0.0.1 were tried, and none is free")
 
@@ -185,13 +187,13 @@ class Target:
     def counters(self, port: int) -> dict[str, int] | None:
         """The counters of this project's agent in the program, by the names of ``autoinstr.metrics()``; None where nobody answers.
 
-        They are one process's: of several workers the first to be asked for a page owns the port.
+        Summed over its processes: each worker has a page on a port of its own, from ``port`` on.
         """
-        try:
-            status, body = _get(_Address("127.0.0.1", port, "/metrics", is_https=False), "/metrics", ANSWER_S)
-        except (OSError, http.client.HTTPException):
-            return None
-        return read_counters(body.decode("utf-8", "replace")) if status == 200 else None
+        found: Counter[str] = Counter()
+        pages = [page for number in range(port, port + COUNTER_PORTS) if (page := _counters_at(number)) is not None]
+        for page in pages:
+            found.update(page)
+        return dict(found) if pages else None
 
     def span_figures(self, port: int) -> SpanFigures:
         """What the agent says of its spans; None in all fields where it does not answer."""
@@ -274,6 +276,14 @@ class Target:
 
 
 # ---- Counters ---------------------------------------------------------------------------------------
+
+
+def _counters_at(port: int) -> dict[str, int] | None:
+    try:
+        status, body = _get(_Address("127.0.0.1", port, "/metrics", is_https=False), "/metrics", ANSWER_S)
+    except (OSError, http.client.HTTPException):
+        return None
+    return read_counters(body.decode("utf-8", "replace")) if status == 200 else None
 
 
 def read_counters(text: str) -> dict[str, int]:

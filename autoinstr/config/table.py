@@ -349,7 +349,7 @@ TABLE: dict[str, tuple[Row, ...]] = {
             SECONDS,
             "How long the end of the process may wait for the last spans",
         ),
-        ("AUTOINSTR_METRICS_PORT", "metrics_port", PORT, "Port for the agent's own counters"),
+        ("AUTOINSTR_METRICS_PORT", "metrics_port", PORT, "Port for the agent's own counters; further processes of a program take the next ones, up to 32"),
         (
             "OTEL_LOG_LEVEL",
             "log_level",

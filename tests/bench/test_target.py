@@ -16,7 +16,7 @@ import pytest
 
 from autoinstr.bench import target, variants
 from autoinstr.bench.parts import Refusal, SpanFigures
-from autoinstr.bench.target import Target, TargetFailed, free_port
+from autoinstr.bench.target import COUNTER_PORTS, Target, TargetFailed, free_port
 from autoinstr.prometheus import prometheus_text
 from fakes import until
 
@@ -282,11 +282,11 @@ def test_a_listener_that_got_away_is_named(start: Start, tmp_path: Path) -> None
         os.kill(pid, signal.SIGKILL)
 
 
-def serve_flask(tmp_path: Path, name: str, addresses: dict[str, Any]) -> Target:
+def serve_flask(tmp_path: Path, name: str, addresses: dict[str, Any], workers: int = 1) -> Target:
     (tmp_path / "shop.py").write_text(FLASK)
     port = free_port()
     one = variants.parse(name)
-    program = ["gunicorn", "--bind", f"127.0.0.1:{port}", "--workers", "1", "--no-control-socket", "shop:app"]
+    program = ["gunicorn", "--bind", f"127.0.0.1:{port}", "--workers", str(workers), "--no-control-socket", "shop:app"]
     return Target.start(
         variants.command(one, program, addresses),
         variants.environment(one, addresses),
@@ -322,6 +322,25 @@ def test_counters_of_the_agent(tmp_path: Path) -> None:
             assert one.stop(STOP_S) == 0
             assert one.counters(metrics_port) is None
             assert one.span_figures(metrics_port) == SpanFigures()
+        finally:
+            one.kill()
+
+
+def test_counters_of_several_processes(tmp_path: Path) -> None:
+    """A service with workers could not be measured: its spans would be too many for the counters of one."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sink:
+        sink.bind(("127.0.0.1", 0))
+        metrics_port = free_port(COUNTER_PORTS)
+        one = serve_flask(tmp_path, "const:1", {"udp_port": sink.getsockname()[1], "metrics_port": metrics_port}, workers=3)
+        try:
+            asked = 0
+            while one.counters(metrics_port + 1) is None:
+                assert asked < 500, "no second worker was ever given a request"
+                get(one, 5)
+                asked += 5
+            assert one.wait_until_drained(metrics_port, START_S)
+            figures = one.span_figures(metrics_port)
+            assert figures.started == figures.finished == figures.exported == asked + one.probes
         finally:
             one.kill()
 

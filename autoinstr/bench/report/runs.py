@@ -200,7 +200,7 @@ def starting(shown: Page) -> Section | str:
     start_up = shown.results.start_up
     if not start_up:
         return "Start-up: measured apart, by autoinstr bench startup --add-to RUN."
-    groups = []
+    groups: list[Group] = []
     for title, differences in start_up.items():
         for metric in dict.fromkeys(one.metric for one in differences):
             own = [one for one in differences if one.metric == metric]
