@@ -5,7 +5,7 @@ Twenty campaigns, each with a seed of its own, measure both as they would measur
 least 18 of 20, and bare against bare must be told apart in at most 2.
 
     python benchmarks/calibration.py
-    python benchmarks/calibration.py --repeats 5 --blocks 4 --work /tmp/calibration      goes on with what is there
+    python benchmarks/calibration.py --repeats 5 --blocks 6 --work calibration      goes on with what is there
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def campaign(folder: Path, seed: int, options: argparse.Namespace) -> None:
         variants = ",".join(name for name in TRUTHS if name != AGAIN)
         command += ["--scenario", "hello", "--framework", options.framework, "--concurrency", str(options.concurrency)]
         command += ["--variants", variants, "--blocks", str(options.blocks), "--seed", str(seed)]
-        command += ["--window", str(options.window), "--warm-up", "1.5", "--out", str(folder)]
+        command += ["--window", str(options.window), "--warm-up", "1.5", "--extensions", "0", "--out", str(folder)]
     done = subprocess.run(command, check=False, stdout=subprocess.DEVNULL)
     if done.returncode not in (0, 3, 4):
         sys.exit(f"campaign {seed} ended with exit code {done.returncode}; go on with the same command")
@@ -86,7 +86,7 @@ def markdown(rows: list[dict[str, object]], record: dict[str, object]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--blocks", type=int, default=6)
+    parser.add_argument("--blocks", type=int, default=4)
     parser.add_argument("--window", type=int, default=2, help="seconds")
     parser.add_argument("--framework", default="starlette")
     parser.add_argument("--concurrency", type=int, default=16)

@@ -48,6 +48,8 @@ DRAIN_S = 20.0
 #: batches; these are the agents' defaults.
 SILENCE_S = {"otel": 5.5, "ddtrace": 1.5, "elastic": 10.5}
 OTHERS_SILENCE_S = 5.5
+#: One that keeps no trace has nothing to send: what it sends nevertheless is seen while the load runs.
+NOTHING_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -406,7 +408,8 @@ def _spans(server: target.Target, variant: Variant, sink: Sink, metrics_port: in
             server.wait_until_drained(metrics_port, DRAIN_S)
             told = server.span_figures(metrics_port)
     elif variant.exports:
-        _wait_for_silence(sink, SILENCE_S.get(variant.kind, OTHERS_SILENCE_S))
+        keeps_none = variant.sampling is not None and variant.sampling.expected_share() == 0
+        _wait_for_silence(sink, NOTHING_S if keeps_none else SILENCE_S.get(variant.kind, OTHERS_SILENCE_S))
     counts = sink.take()
     return dataclasses.replace(
         told,
