@@ -37,7 +37,7 @@ from autoinstr.bench.parts import (
     Timing,
 )
 from autoinstr.bench.sink import Sink
-from autoinstr.bench.target import free_port, pinned
+from autoinstr.bench.target import free_port, nothing_left, pinned
 
 #: A run that the rules spoil is repeated this often, unless told otherwise.
 REPETITIONS = 2
@@ -83,6 +83,7 @@ class Campaign:
 
     def __enter__(self) -> Campaign:  # noqa: PYI034 (typing.Self is of Python 3.11)
         with self._stack:
+            self._stack.enter_context(nothing_left())
             scratch = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="autoinstr-bench-")))
             sink = self._stack.enter_context(Sink.start(self.cores.generator or None))
             self._origin = ""

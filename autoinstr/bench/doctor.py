@@ -302,7 +302,7 @@ def check_sink(cores: machine.Cores) -> Iterator[Finding]:
     import urllib.request
 
     span = [{"traceId": "1" * 32, "id": "2" * 16, "name": "doctor", "timestamp": 1, "duration": 1}]
-    with Sink.start(cores.generator or None) as sink:
+    with target.nothing_left(), Sink.start(cores.generator or None) as sink:
         request = urllib.request.Request(  # noqa: S310 (our own sink)
             f"{sink.url}/api/v2/spans", json.dumps(span).encode(), {"Content-Type": "application/json"}
         )

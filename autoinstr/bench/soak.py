@@ -46,7 +46,7 @@ from autoinstr.bench.parts import (
 )
 from autoinstr.bench.plan import in_words
 from autoinstr.bench.sink import Sink
-from autoinstr.bench.target import COUNTER_PORTS, Target, TargetFailed, free_port
+from autoinstr.bench.target import COUNTER_PORTS, Target, TargetFailed, free_port, nothing_left
 
 MINUTES = 20.0
 #: KB per 1,000 requests: about one byte a request.
@@ -297,6 +297,7 @@ def main(words: list[str]) -> int:
     todo = [variant] if variant.name == BASE or options.without_bare else [variants.parse(BASE), variant]
     _progress(f"{len(todo)} runs of {in_words(seconds)} each")
     with contextlib.ExitStack() as stack:
+        stack.enter_context(nothing_left())
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="autoinstr-bench-")))
         sink = stack.enter_context(Sink.start(cores.generator or None))
         origin = stack.enter_context(scenarios.start_origin(cores.generator)).url if scenario.needs_origin else ""

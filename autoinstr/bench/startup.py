@@ -270,7 +270,7 @@ def main(words: list[str]) -> int:
     if missing:
         raise Refusal(missing)
     cores = machine.cores(options.server_cpus, options.generator_cpus)
-    with Sink.start(cores.generator or None) as sink:
+    with target.nothing_left(), Sink.start(cores.generator or None) as sink:
         addresses: dict[str, int | str] = {"http": sink.url, "http_port": sink.http_port, "udp_port": sink.udp_port}
         starter = Starter(cores, addresses)
         results = measure(

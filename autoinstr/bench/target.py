@@ -412,6 +412,36 @@ def pinned(cpus: frozenset[int] | None) -> Iterator[None]:
         set_affinity(0, before)
 
 
+@contextlib.contextmanager
+def nothing_left() -> Iterator[None]:
+    """What the block has started is gone after it, also what nobody knows of.
+
+    An interrupt may come while ``Popen`` waits for the new process: then there is a process, and no object that could end it.
+    """
+    before = set(probe.descendants(os.getpid()))
+    try:
+        yield
+    finally:
+        deadline = time.monotonic() + GONE_S
+        while time.monotonic() < deadline:
+            left = [pid for pid in probe.descendants(os.getpid()) if pid not in before and _is_alive(pid)]
+            if not left:
+                break
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    others = _session(pid) if os.getsid(pid) == pid else []
+                    for one in (*others, pid):
+                        os.kill(one, signal.SIGKILL)
+            time.sleep(POLL_S)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return _lives(psutil.Process(pid))
+    except psutil.NoSuchProcess:
+        return False
+
+
 def _session(leader: int) -> list[int]:
     """Processes of the session that ``leader`` began, itself left out: also those whose parent has ended. Linux only."""
     found = []

@@ -6,6 +6,7 @@ import http.client
 import os
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -303,6 +304,33 @@ def get(one: Target, count: int) -> None:
         connection.request("GET", "/")
         assert connection.getresponse().read() == b"hello"
         connection.close()
+
+
+def test_nothing_is_left_of_what_an_interrupt_has_made_unknown() -> None:
+    """Ctrl-C while a program is being started: it runs on for ever, on its port, and nobody knows of it."""
+    known = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    started = "import os, subprocess, sys, time\nsubprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\ntime.sleep(600)"
+
+    def interrupted() -> None:
+        with target.nothing_left():
+            lost.append(subprocess.Popen([sys.executable, "-c", started], start_new_session=True))
+            until(lambda: len(psutil.Process().children(recursive=True)) == 3, "the program and its child")
+            unknown.extend(one for one in psutil.Process().children(recursive=True) if one.pid != known.pid)
+            raise KeyboardInterrupt
+
+    unknown: list[psutil.Process] = []
+    #: For Python's sake alone, which warns of a program that runs on after its object.
+    lost: list[subprocess.Popen[bytes]] = []
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            interrupted()
+        assert len(unknown) == 2
+        until(lambda: not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in unknown), "their end")
+        assert known.poll() is None
+        assert lost[0].wait(STOP_S) == -signal.SIGKILL
+    finally:
+        known.kill()
+        known.wait()
 
 
 def test_counters_of_the_agent(tmp_path: Path) -> None:
