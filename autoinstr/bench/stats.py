@@ -28,6 +28,8 @@ SHARES = (1.0, 0.5, 0.25, 0.125, 0.0625, 0.01, 1 / 1024, 0.0)
 NEARLY_NORMAL = 100_000
 #: Below so many slots a monotone order is no rare accident (1 in 12 with four), so that a slope says nothing.
 FEWEST_FOR_A_SLOPE = 5
+#: How far the halves of a window may differ.
+STEADY, STEADY_IF_SHORT = 0.02, 0.10
 SIGNS_AT_A_TIME = 8
 #: With fewer degrees of freedom a control's slope adds more scatter than it takes away.
 FEWEST_FOR_A_CONTROL = 8
@@ -336,19 +338,21 @@ def _kendall_variance(xs: Sequence[float], ys: Sequence[float]) -> float:
     return (term(len(xs)) - ties) / 18
 
 
-def is_steady(medians: Sequence[float], tolerance: float = 0.02) -> bool:
-    """Whether a window shows no trend: the slope of its slots' medians may be 0, and its halves differ by less than
-    ``tolerance`` of the whole.
+def is_steady(medians: Sequence[float]) -> bool:
+    """Whether a window shows no trend: the slope of its slots' medians may be 0, and its halves differ by at most
+    ``STEADY`` of the whole.
 
-    Of fewer than five slots only the halves are compared; a single slot has none, and is not called steady.
+    Of fewer than five slots only the halves are compared, and only a gross difference counts (``STEADY_IF_SHORT``): single seconds
+    scatter by more than the other. A single slot has no halves, and is not called steady.
     """
     if len(medians) < 2:
         return False
     half = len(medians) // 2
+    is_short = len(medians) < FEWEST_FOR_A_SLOPE
     change = abs(median(medians[-half:]) - median(medians[:half]))
-    if not change <= tolerance * abs(median(medians)):
+    if not change <= (STEADY_IF_SHORT if is_short else STEADY) * abs(median(medians)):
         return False
-    return len(medians) < FEWEST_FOR_A_SLOPE or not theil_sen(range(len(medians)), medians).excludes(0)
+    return is_short or not theil_sen(range(len(medians)), medians).excludes(0)
 
 
 # A control variate.

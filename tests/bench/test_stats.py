@@ -309,7 +309,9 @@ def test_a_slope_of_one_place_is_refused() -> None:
         ([104, 104, 104, 104, 100, 100, 100, 100], False),  # The halves differ.
         ([103, 98, 104, 99, 97, 103, 98, 104], True),
         ([100, 100.5, 101], True),  # Too few for a slope: any three are in order one time in three.
-        ([100, 103], False),
+        ([100, 108], True),  # Single seconds scatter.
+        ([100, 112], False),
+        ([100, 100, 88], False),
         ([100], False),
         ([], False),
         ([0, 0, 0, 0], True),
