@@ -121,14 +121,14 @@ class MetricsServer:
     def _listen(self) -> socket.socket:
         import errno
 
-        last = min(self.port + PORTS - 1, 65535)
-        for port in range(self.port, last + 1):
+        port, last = self.port, min(self.port + PORTS - 1, 65535)
+        while True:
             try:
                 return _listening(port)
             except OSError as error:
-                if error.errno != errno.EADDRINUSE or port == last:
+                if error.errno != errno.EADDRINUSE or port >= last:
                     raise
-        raise AssertionError("a range of ports is never empty")
+            port += 1
 
     def _start_thread(self, listener: socket.socket) -> None:
         self._is_ending = False

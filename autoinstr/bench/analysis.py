@@ -185,6 +185,19 @@ class _Runs:
             return None
         return found[0], found[1]
 
+    def complete(
+        self, metric: Metric, variant: str, *, as_measured: bool = False
+    ) -> list[tuple[tuple[float, float], tuple[float, float]]]:
+        """The variant's and bare's mirrored runs, of each block in which all four are usable."""
+        pairs = [
+            (
+                self.values(metric, variant, block, as_measured=as_measured),
+                self.values(metric, BASE, block, as_measured=as_measured),
+            )
+            for block in self.blocks
+        ]
+        return [(mine, bare) for mine, bare in pairs if mine and bare]
+
     def value(self, metric: Metric, run: Run) -> float | None:
         """The metric of a run at the usual pace."""
         measured = metric.of(run)
@@ -338,8 +351,7 @@ def _differences(question: Question, runs: _Runs, metric: Metric, variants: Sequ
 
 
 def _difference(question: Question, runs: _Runs, metric: Metric, variant: str) -> Difference:
-    pairs = [(runs.values(metric, variant, block), runs.values(metric, BASE, block)) for block in runs.blocks]
-    complete = [(mine, bare) for mine, bare in pairs if mine and bare]
+    complete = runs.complete(metric, variant)
     blocks = [stats.mirrored_difference(mine, bare) for mine, bare in complete]
     series = [one.absolute for one in blocks]
     base = fmean(fmean(bare) for _, bare in complete) if complete else _level(runs, metric, BASE)
@@ -366,7 +378,7 @@ def _difference(question: Question, runs: _Runs, metric: Metric, variant: str) -
     return replace(
         found,
         absolute=stats.t_interval(series),
-        as_measured=_as_measured(runs, metric, variant) if runs.elasticity(metric) else None,
+        as_measured=_as_measured(runs, metric, variant),
         percent=stats.log_ratio_interval(logs) if has_logs else None,
         p=p,
         p_holm=p,
@@ -376,11 +388,11 @@ def _difference(question: Question, runs: _Runs, metric: Metric, variant: str) -
 
 
 def _as_measured(runs: _Runs, metric: Metric, variant: str) -> Estimate | None:
-    pairs = [
-        (runs.values(metric, variant, block, as_measured=True), runs.values(metric, BASE, block, as_measured=True))
-        for block in runs.blocks
-    ]
-    return stats.t_interval([stats.mirrored_difference(mine, bare).absolute for mine, bare in pairs if mine and bare])
+    """The difference before the pace was taken out; None where it was not."""
+    if not runs.elasticity(metric):
+        return None
+    pairs = runs.complete(metric, variant, as_measured=True)
+    return stats.t_interval([stats.mirrored_difference(mine, bare).absolute for mine, bare in pairs])
 
 
 def _level(runs: _Runs, metric: Metric, variant: str) -> float:

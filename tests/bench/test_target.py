@@ -18,7 +18,7 @@ import pytest
 from autoinstr.bench import target, variants
 from autoinstr.bench.parts import Refusal, SpanFigures
 from autoinstr.bench.target import COUNTER_PORTS, Target, TargetFailed, free_port
-from autoinstr.prometheus import prometheus_text
+from autoinstr.prometheus import PORTS, prometheus_text
 from fakes import until
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks and signals")
@@ -356,6 +356,7 @@ def test_counters_of_the_agent(tmp_path: Path) -> None:
 
 def test_counters_of_several_processes(tmp_path: Path) -> None:
     """A service with workers could not be measured: its spans would be too many for the counters of one."""
+    assert COUNTER_PORTS == PORTS
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sink:
         sink.bind(("127.0.0.1", 0))
         metrics_port = free_port(COUNTER_PORTS)
