@@ -3,8 +3,8 @@
 Owns: the one global (``running``), what happens at start, fork, SIGTERM and exit, and the client metrics. This is the only
 module that knows all parts of the agent.
 Invariants: ``start`` never raises and does its work once; nothing is sent, and no thread runs, before the first span; codecs
-and transports are loaded by the worker, not at start-up; leaving the process takes no longer than ``exit_timeout_s``, and
-where Python's own way out is not taken (``os._exit``, ``os.exec*``) no longer than ``ABRUPT_EXIT_TIMEOUT_S``.
+and transports are loaded by the worker, not at start-up; leaving the process takes no longer than ``exit_timeout_s``,
+by whichever way out (``os._exit`` and ``os.exec*`` too).
 """
 
 from __future__ import annotations
@@ -30,8 +30,6 @@ FORK_PATIENCE_S = 0.05
 #: How long the end waits for spans of other threads that are about to end: who was just given an answer may ask the process
 #: to end before the thread that gave it is through with the request.
 LAST_SPANS_S = 0.05
-#: How long ``os._exit`` and ``os.exec*`` wait for spans that have not been sent.
-ABRUPT_EXIT_TIMEOUT_S = 0.5
 #: Of so many spans the first export tells what it costs to encode one (``cost.MOST_SPANS``, which is not loaded at start).
 FIRST_SPANS = 40
 _SIGTERM = 15
@@ -221,7 +219,7 @@ class Runtime:
     def _before_abrupt_end(self) -> None:
         """Somebody leaves without Python's exit handlers; perhaps only tries to, so that everything has to go on."""
         if not self.reporter.is_idle:
-            self.flush(min(ABRUPT_EXIT_TIMEOUT_S, self.config.exit_timeout_s))
+            self.flush(self.config.exit_timeout_s)
 
     @staticmethod
     def _suppressed(work: Callable[[], bool]) -> bool:

@@ -207,6 +207,17 @@ def _catalogue() -> str:
     return "\n".join([*lines, variants.WIRES_TEXT]).replace("%", "%%")
 
 
+def _repeatable(words: list[str]) -> tuple[str, ...]:
+    """The words of a command without the folder of its results, which says something of a machine and nothing of a campaign."""
+    kept, rest = [], iter(words)
+    for word in rest:
+        if word == "--out":
+            next(rest, None)
+        elif not word.startswith("--out="):
+            kept.append(word)
+    return tuple(kept)
+
+
 def _manifest(options: argparse.Namespace, words: Sequence[str]) -> Manifest:
     """What the options ask for. Raises Refusal."""
     from autoinstr.bench import machine, rivals
@@ -229,7 +240,7 @@ def _manifest(options: argparse.Namespace, words: Sequence[str]) -> Manifest:
         id=now.strftime("%Y%m%dT%H%M%SZ"),
         created_at=now.isoformat(timespec="seconds"),
         seed=1 if options.seed is None else options.seed,
-        argv=tuple(words),
+        argv=_repeatable(words),
         blocks=options.blocks or (QUICK_BLOCKS if options.quick else BLOCKS),
         timing=timing,
         variants=variants,

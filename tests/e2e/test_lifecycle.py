@@ -273,7 +273,7 @@ HURRIED = {
         -15,
         1.0,
     ),
-    "os._exit": ("with span('a'): pass\nprint('said', flush=True)\nos._exit(4)\n", 4, 0.5),
+    "os._exit": ("with span('a'): pass\nprint('said', flush=True)\nos._exit(4)\n", 4, 1.0),
     "exit handler": ("import atexit\n@atexit.register\ndef late():\n with span('a'): print('said')\n", 0, 1.0),
 }
 
