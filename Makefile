@@ -17,6 +17,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
+# All tests, in parallel; those that fail are run once more, one after the other: a machine that is busy with the others is no
+# fault of theirs. The first run's report stays above the second's.
+tests = { $(1) -m pytest -n auto $(PYTEST_ARGS) \
+	|| { test $$? -eq 1 && echo "== once more, alone, what failed beside others" \
+	&& $(1) -m pytest --last-failed --last-failed-no-failures none $(PYTEST_ARGS); }; }
+
 .PHONY: demo test matrix check docs pictures clean
 .DELETE_ON_ERROR:
 
@@ -24,14 +30,14 @@ demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py $(if $(KEEP),--keep)
 
 test: check
-	$(BIN)/python -m pytest -n auto $(PYTEST_ARGS)
+	@$(call tests,$(BIN)/python)
 
 matrix: $(VENV)/.test
 	@for python in $$(cd tests && ../$(BIN)/python -m interpreters); do \
 		venv=$(VENV)-$$(basename $$python); echo "== $$python"; \
 		{ test -x $$venv/bin/python || $$python -m venv $$venv; } \
 			&& $$venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]' \
-			&& $$venv/bin/python -m pytest -n auto $(PYTEST_ARGS) || exit 1; \
+			&& $(call tests,$$venv/bin/python) || exit 1; \
 	done
 
 check: $(VENV)/.test

@@ -651,19 +651,27 @@ def _verdict(question: Question, answers: Sequence[Answer]) -> tuple[int, str]:
     invalid = [one for one in answers if one.invalid]
     unclear = [one for one in answers if one.open and not one.invalid]
     status = INVALID if invalid else INCONCLUSIVE if unclear or is_smoke else PASSED
-    shown = next((one for one in answers if not one.invalid and not one.open), (unclear or invalid or answers)[0])
+    clear = [one for one in answers if not one.invalid and not one.open]
+    telling = [one for one in unclear if _is_telling(question.manifest, one.result)]
+    shown = (clear or telling or unclear or invalid or answers)[0]
     text = _headline(question, shown.result) + _again(shown.result)
     if shown.invalid:
         measured = _headliner(question.manifest, shown.result)
         text = f"no statement holds, for {shown.invalid}" + (f"; measured was: {text}" if measured and measured.absolute else "")
-    elif shown.open and not is_smoke:
+    elif shown.open and shown not in telling and not is_smoke:
         text = f"no clear statement yet, for {shown.open}: {text}"
     for kind, some in (("invalid", invalid), ("not clear yet", [] if is_smoke else unclear)):
-        others = [one for one in some if one is not shown]
+        others = [one for one in some if one is not shown or one in telling]
         if others:
             why = others[0].invalid or others[0].open
             text += f"; {kind}: {len(some)} of {len(answers)} cells (as {others[0].result.cell}: {why})"
     return status, f"smoke, no inference: {text}" if is_smoke else text
+
+
+def _is_telling(manifest: Manifest, cell: CellResult) -> bool:
+    """Whether what a reader asks for first is clear, though other variants are not."""
+    first = _headliner(manifest, cell)
+    return first is not None and first.blocks >= FEWEST_BLOCKS and cell.again is not None and _is_clear(first)
 
 
 def _headline(question: Question, cell: CellResult) -> str:

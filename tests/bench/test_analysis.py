@@ -545,6 +545,14 @@ def test_no_difference_is_said_only_where_it_is_shown() -> None:
     assert f"about {found.blocks_for_one_percent} blocks tell to 1 %" in loud.verdict
 
 
+def test_what_is_clear_is_said_before_what_is_not() -> None:
+    """A campaign that shows the cost of tracing would be headed by a variant that nobody asked for first."""
+    results = analysis.analyse(campaign([OFF, LADDER[-1]], cost=noise_of(45, 8.0)))
+    assert results.status == INCONCLUSIVE
+    assert results.verdict.startswith("const:1 costs +4")
+    assert "; not clear yet: 1 of 1 cells (as hello flask c16 saturation: off can neither be told from" in results.verdict
+
+
 def test_the_limits_of_equivalence_are_the_callers() -> None:
     small = campaign([OFF], cost=noise_of(44, 0.5))
     asked = only_cell(analysis.analyse(small, delta_percent=0.0, delta_us=0.01))

@@ -31,6 +31,9 @@ from autoinstr.bench.report.figures import Series
 from autoinstr.bench.report.forest import rows_of, scale_of
 from autoinstr.bench.report.layout import OPEN, Page, detailed, left_out
 
+#: How a text about a figure other than CPU begins.
+OTHER_FIGURES = ("p50_us", "p90_us", "p99_us", "p999_us", "throughput")
+
 # 2: what a request costs.
 
 
@@ -110,7 +113,9 @@ def _weight(difference: Difference | None) -> float:
 def _forest(shown: Page, cell: CellResult, scale: scales.Scale, is_open: bool) -> Group:
     own = [one for one in cell.differences if one.metric == "cpu_us"]
     body = rows_of(own, shown, scale, "CPU per request against bare", "added µs of CPU per request")
-    notes = tuple(Note(text, "warning") for text in cell.trouble)
+    #: What other figures lack stands behind what this one shows.
+    own_trouble = tuple(Note(text, "warning") for text in cell.trouble if not text.startswith(OTHER_FIGURES))
+    other_trouble = tuple(Note(text, "aside") for text in cell.trouble if text.startswith(OTHER_FIGURES))
     noisy = (
         (Note("A/A excludes 0 here: bare differs from bare. Nothing in this cell is a finding.", "warning"),)
         if cell.is_noisy
@@ -118,7 +123,7 @@ def _forest(shown: Page, cell: CellResult, scale: scales.Scale, is_open: bool) -
     )
     return Group(
         tables.cell_title(cell),
-        (*noisy, *notes, body, *_needed(own)),
+        (*noisy, *own_trouble, body, *_needed(own), *other_trouble),
         tables.stamps(cell),
         f"bare: {tables.bare(cell)}",
         is_open,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import median
 
-from autoinstr.bench.parts import Difference
+from autoinstr.bench.parts import AGAIN, Difference
 from autoinstr.bench.report import (
     figures,
     quantities,
@@ -39,6 +39,9 @@ def rows_of(own: Sequence[Difference], shown: Page, scale: scales.Scale, caption
     """Differences as a forest plot."""
     factor = quantities.metric_of(own[0].metric).factor
     places = quantities.decimals([one.absolute for one in own], factor)
+    columns: tuple[str, ...] = ("added", "95 % interval", "of bare", "p (Holm)")
+    if all(one.p_holm is None for one in own):  # Few blocks have none, and nobody needs a column of dashes.
+        columns = columns[:-1]
     rows = []
     for one in own:
         ends = (one.absolute.low * factor, one.absolute.high * factor) if one.absolute else (None, None)
@@ -49,7 +52,7 @@ def rows_of(own: Sequence[Difference], shown: Page, scale: scales.Scale, caption
                 tables.variant_name(one.variant),
                 shown.colour(one.variant),
                 plot,
-                _numbers(one, places),
+                _numbers(one, places)[: len(columns)],
                 "" if shown.results.manifest.is_smoke else _stamp(one),
             )
         )
@@ -58,7 +61,7 @@ def rows_of(own: Sequence[Difference], shown: Page, scale: scales.Scale, caption
         caption,
         figures.strip_axis(scale),
         axis_title,
-        ("added", "95 % interval", "of bare", "p (Holm)"),
+        columns,
         tuple(rows),
         lines,
     )
@@ -78,4 +81,6 @@ def _stamp(one: Difference) -> str:
         return "equivalent"
     if one.absolute is None:
         return "too few blocks"
-    return "" if one.absolute.excludes(0) else "unclear"
+    if one.absolute.excludes(0):
+        return ""
+    return "no difference" if one.variant == AGAIN else "unclear"
