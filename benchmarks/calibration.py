@@ -91,15 +91,18 @@ def main() -> int:
     parser.add_argument("--framework", default="starlette")
     parser.add_argument("--concurrency", type=int, default=16)
     parser.add_argument("--work", type=Path, help="folder of the campaigns (default: a temporary one)")
+    parser.add_argument("--read", action="store_true", help="measure nothing: read the campaigns that are in --work")
     parser.add_argument("--results", type=Path, default=HERE / "results")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         work = options.work or Path(temporary)
-        work.mkdir(parents=True, exist_ok=True)
+        for folder in (work, options.results):
+            folder.mkdir(parents=True, exist_ok=True)
         repeats = []
         for number in range(options.repeats):
             folder = work / f"{number:02d}"
-            campaign(folder, number, options)
+            if not options.read:
+                campaign(folder, number, options)
             repeats.append(found(folder))
             print({name: str(one.absolute) for name, one in repeats[-1].items()}, flush=True)
         try:

@@ -187,10 +187,24 @@ def noise(scenarios: Mapping[str, Any]) -> str:
     )
 
 
+def calibrated() -> Iterator[str]:
+    """What the harness has found of what was known to be there."""
+    files = sorted(RESULTS.glob("calibration-*.json"))
+    if not files:
+        return
+    rows = {one["variant"]: one for one in json.loads(files[-1].read_text())["summary"]}
+    burnt, again = rows["burn:50"], rows[AGAIN]
+    yield (
+        f"Can one trust it? Of {burnt['of']} campaigns with {burnt['truth_us']:.0f} µs burnt in each request, {burnt['held']} had them in "
+        f"their intervals\n(mean of what was found: {burnt['mean_us']:.2f} µs); bare was like bare in {again['held']} of {again['of']}."
+    )
+    yield ""
+
+
 def section(campaign: Path) -> str:
     """The text between the marks. Raises Refusal."""
     results = analysis.analyse(store.read(campaign))
-    parts = [*under_load(results), "", machine(results), "", *start_up(results), *in_process()]
+    parts = [*under_load(results), "", machine(results), "", *calibrated(), *start_up(results), *in_process()]
     return "\n".join([*parts, "", "Raw data, reports and scripts: [benchmarks](benchmarks/README.md)."])
 
 
