@@ -207,7 +207,7 @@ def _catalogue() -> str:
     return "\n".join([*lines, variants.WIRES_TEXT]).replace("%", "%%")
 
 
-def _repeatable(words: list[str]) -> tuple[str, ...]:
+def _repeatable(words: Sequence[str]) -> tuple[str, ...]:
     """The words of a command without the folder of its results, which says something of a machine and nothing of a campaign."""
     kept, rest = [], iter(words)
     for word in rest:

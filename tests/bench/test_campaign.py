@@ -77,6 +77,8 @@ def test_a_small_campaign(tmp_path: Path) -> None:
     assert "smoke" in ended.stdout
     page = (tmp_path / "campaign" / "report.html").read_text()
     assert "<svg" in page
+    # Where its results went says something of a machine, and nothing of the campaign.
+    assert campaign.manifest.argv == (*SHORT, *words[:-2])
     assert "burn:300" in (tmp_path / "campaign" / "report.md").read_text()
     again = bench("report", "campaign", "--json", cwd=tmp_path)
     assert json.loads(again.stdout)["cells"][0]["cell"]["framework"] == "flask"
