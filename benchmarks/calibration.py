@@ -94,6 +94,8 @@ def main() -> int:
     parser.add_argument("--read", action="store_true", help="measure nothing: read the campaigns that are in --work")
     parser.add_argument("--results", type=Path, default=HERE / "results")
     options = parser.parse_args()
+    if options.read and not options.work:
+        parser.error("--read needs --work, the folder of the campaigns")
     with tempfile.TemporaryDirectory() as temporary:
         work = options.work or Path(temporary)
         for folder in (work, options.results):

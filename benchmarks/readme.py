@@ -196,7 +196,7 @@ def calibrated() -> Iterator[str]:
     burnt, again = rows["burn:50"], rows[AGAIN]
     yield (
         f"Can one trust it? Of {burnt['of']} campaigns with {burnt['truth_us']:.0f} µs burnt in each request, {burnt['held']} had them in "
-        f"their intervals\n(mean of what was found: {burnt['mean_us']:.2f} µs); bare was like bare in {again['held']} of {again['of']}."
+        f"their intervals\n(mean of what was found: {burnt['mean_us']:.2f} µs); no difference between bare and bare was found in {again['held']} of {again['of']}."
     )
     yield ""
 

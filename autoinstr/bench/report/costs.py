@@ -31,9 +31,6 @@ from autoinstr.bench.report.figures import Series
 from autoinstr.bench.report.forest import rows_of, scale_of
 from autoinstr.bench.report.layout import OPEN, Page, detailed, left_out
 
-#: How a text about a figure other than CPU begins.
-OTHER_FIGURES = ("p50_us", "p90_us", "p99_us", "p999_us", "throughput")
-
 # 2: what a request costs.
 
 
@@ -113,9 +110,10 @@ def _weight(difference: Difference | None) -> float:
 def _forest(shown: Page, cell: CellResult, scale: scales.Scale, is_open: bool) -> Group:
     own = [one for one in cell.differences if one.metric == "cpu_us"]
     body = rows_of(own, shown, scale, "CPU per request against bare", "added µs of CPU per request")
-    #: What other figures lack stands behind what this one shows.
-    own_trouble = tuple(Note(text, "warning") for text in cell.trouble if not text.startswith(OTHER_FIGURES))
-    other_trouble = tuple(Note(text, "aside") for text in cell.trouble if text.startswith(OTHER_FIGURES))
+    # What other figures lack stands behind what this one shows; such a text begins with their names.
+    others = tuple({one.metric for one in cell.differences} - {"cpu_us"})
+    own_trouble = tuple(Note(text, "warning") for text in cell.trouble if not text.startswith(others))
+    other_trouble = tuple(Note(text, "aside") for text in cell.trouble if text.startswith(others))
     noisy = (
         (Note("A/A excludes 0 here: bare differs from bare. Nothing in this cell is a finding.", "warning"),)
         if cell.is_noisy
