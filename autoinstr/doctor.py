@@ -358,6 +358,8 @@ def check_sampler(effective: Config) -> Iterator[Finding]:
 def _kept(kind: str, param: float) -> str:
     if kind == "ratelimiting":
         return f"{param:g} traces per second are kept"
+    if kind == "budget":
+        return f"as many traces are kept as {param * 100:g} % of the program's CPU time pays for"
     return "every trace is kept" if kind == "const" or param == 1 else f"{param * 100:g} % of the traces are kept"
 
 

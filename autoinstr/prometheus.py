@@ -33,6 +33,7 @@ HELP = {
     "span_context_decoding_errors": "Incoming headers that could not be read",
     "reporter_spans": "Spans sent (ok), lost on the way (err) and lost before it (dropped)",
     "reporter_queue_length": "Spans that wait to be sent",
+    "cpu_microseconds": "CPU time of the process, and what tracing has taken of it (where the sampler is budget)",
     "sampler_queries": "Polls for a sampling strategy",
     "sampler_updates": "Sampling strategies received",
 }
@@ -59,10 +60,10 @@ def prometheus_text(counts: dict[str, int]) -> str:
     return "".join(f"{line}\n" for lines in families.values() for line in lines)
 
 
-def announcing(announce: Callable[[], object]) -> type[Tracer]:
+def announcing(announce: Callable[[], object], kind: type[Tracer] = Tracer) -> type[Tracer]:
     """A kind of tracer that calls ``announce`` with its first span, and from then on is a plain one, at no cost."""
 
-    class AnnouncingTracer(Tracer):
+    class AnnouncingTracer(kind):  # type: ignore[misc, valid-type]
         __slots__ = ()
 
         def start(self, *arguments: Any, **keywords: Any) -> Span:
@@ -74,7 +75,7 @@ def announcing(announce: Callable[[], object]) -> type[Tracer]:
             return self.start_local_root(*arguments, **keywords)
 
         def _become_plain(self) -> None:
-            self.__class__ = Tracer  # type: ignore[assignment]
+            self.__class__ = kind  # type: ignore[assignment]
             announce()
 
     return AnnouncingTracer

@@ -102,6 +102,8 @@ class Propagator:
             raise ValueError(f"unknown propagation format {unknown[0]!r}; known are {', '.join(_FORMATS)}")
         parts = [_FORMATS[name](key) for name in dict.fromkeys(formats)]
         self.decoding_errors = 0
+        #: How often headers were written, approximately as well.
+        self.injected = 0
         self.fields: tuple[str, ...] = tuple(name for part in parts for name in part.fields)
         self.probes = tuple(dict.fromkeys(probe for part in parts for probe in part.probes))
         # Both B3 formats read both forms, so one of them is enough.
@@ -151,6 +153,7 @@ class Propagator:
         Read are ``trace_id``, ``span_id``, ``flags``, ``trace_state``, ``baggage`` and, if there, ``parent_id``. Without
         ids only baggage is written.
         """
+        self.injected += 1
         if span.flags < 0:
             span.settle()  # A header is where a sampling decision that still waits must be made.
         headers: Headers = []
@@ -161,6 +164,7 @@ class Propagator:
     def inject_lines(self, span: Any) -> bytes:
         """``inject`` as the lines of an HTTP/1.1 request, joined by CRLF and without one at the end."""
         if self._is_usual and not (span.baggage or span.trace_state):
+            self.injected += 1
             if span.flags < 0:
                 span.settle()
             flags = _USUAL_FLAGS.get(span.flags)

@@ -183,6 +183,7 @@ class Reporter:
         "_thread_id",
         "_waiters",
         "_wake_at",
+        "cpu_s",
         "dropped",
         "exporters",
         "interval_s",
@@ -228,6 +229,8 @@ class Reporter:
         self._has_exporters = False
         self.dropped = 0
         self.taken = 0
+        #: CPU time that workers have taken, in seconds, where the system tells.
+        self.cpu_s = 0.0
         #: ``report`` looks up only when the queue is at least this long: at once, at a full batch, or when it is full.
         self._attention = 0
         self._running = False
@@ -313,6 +316,7 @@ class Reporter:
         import _thread
 
         unserved: list[Waiter] = []
+        clock, before_s = cpu_clock(), self.cpu_s
         try:
             self._thread_id = _thread.get_native_id() if hasattr(_thread, "get_native_id") else 0
             self.shield()
@@ -326,6 +330,7 @@ class Reporter:
                 self.is_awaited = bool(unserved)
                 is_done = self._export_queue(closing_at or None)
                 self._attention = self._wake_at
+                self.cpu_s = before_s + clock()
                 if is_done and (closing_at or not self._has_backlog()):
                     while unserved:
                         unserved.pop().release(served=True)
@@ -515,6 +520,13 @@ def _start_thread(work: Callable[..., object], arguments: tuple[object, ...]) ->
     import _thread
 
     _thread.start_new_thread(work, arguments)
+
+
+def cpu_clock() -> Callable[[], float]:
+    """The clock of this thread's CPU time, in seconds; one that stands still where there is none."""
+    import time
+
+    return getattr(time, "thread_time", lambda: 0.0)
 
 
 def _look_away() -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
+    from autoinstr.budget import BudgetSampler, Reading
     from autoinstr.config import Config
     from autoinstr.instrument import Watcher
     from autoinstr.model import Encoder, Resource, Sampler, SpanData, Transport
@@ -64,13 +65,14 @@ class Runtime:
         self.config = config
         self.counters = Counters()
         self.remote: RemoteSampler | None = None
+        self.budget: BudgetSampler | None = None
         self.watcher: Watcher | None = None
         self.metrics_server: MetricsServer | None = None
         self._undo: list[Callable[[], object]] = []
         self._is_stopped = False
         self.sampler = self._build_sampler()
         self.reporter = Reporter(
-            lambda: build_exporters(config, self.reporter.peek(FIRST_SPANS), in_haste=self.reporter.is_awaited),
+            self._make_exporters,
             max_queue=config.max_queue_size,
             max_batch=config.max_batch_size,
             interval_s=config.flush_interval_s,
@@ -104,10 +106,14 @@ class Runtime:
             config.link_attribute_count,
         )
         self._tracer_kind = Tracer
+        if self.budget is not None:
+            from autoinstr.budget import watching
+
+            self._tracer_kind = watching(Tracer)
         if self.metrics_server is not None:
             from autoinstr.prometheus import announcing
 
-            self._tracer_kind = announcing(self.metrics_server.start)
+            self._tracer_kind = announcing(self.metrics_server.start, self._tracer_kind)
         return self._tracer_kind(self.sampler, self.reporter, limits, config.trace_id_bits)
 
     def _build_sampler(self) -> Sampler:
@@ -121,6 +127,11 @@ class Runtime:
             return sampling.ProbabilisticSampler(config.sampler_param, ignores_parent=ignores_parent)
         if config.sampler_type == "ratelimiting":
             return sampling.RateLimitingSampler(config.sampler_param)
+        if config.sampler_type == "budget":
+            from autoinstr.budget import BudgetSampler
+
+            self.budget = BudgetSampler(config.sampler_param, self._read_costs)
+            return self.budget
         from autoinstr.remote import RemoteSampler
 
         self.remote = RemoteSampler(
@@ -136,6 +147,32 @@ class Runtime:
             ignores_parent=ignores_parent,
         )
         return self.remote
+
+    def _make_exporters(self) -> list[Exporter]:
+        """For the worker, before it sends the first spans."""
+        if self.budget is not None:
+            _adapt_prices(self.budget)
+        return build_exporters(self.config, self.reporter.peek(FIRST_SPANS), in_haste=self.reporter.is_awaited)
+
+    def _read_costs(self) -> Reading:
+        """What the overhead budget is reckoned from."""
+        from time import process_time
+
+        from autoinstr.budget import Reading
+
+        tracer = self.tracing.tracer
+        propagators = (self.tracing.plain, self.tracing.environ, self.tracing.asgi)
+        watched = getattr(tracer, "watched", 0)
+        return Reading(
+            cpu_s=process_time(),
+            reporting_s=self.reporter.cpu_s,
+            kept=self._started(),
+            unkept=max(tracer.roots_unsampled + tracer.joined_unsampled + tracer.children_unsampled - watched, 0),
+            watched=watched,
+            injected=sum(propagator.injected for propagator in propagators),
+            roots=tracer.roots_sampled + tracer.roots_unsampled,
+            roots_kept=tracer.roots_sampled,
+        )
 
     def _on_sampler_trouble(self, text: str) -> None:
         from autoinstr.transport import name_missing_backend
@@ -272,12 +309,14 @@ class Runtime:
         self.reporter.abandon()
         self.counters.clear()
         for propagator in (self.tracing.plain, self.tracing.environ, self.tracing.asgi):
-            propagator.decoding_errors = 0
+            propagator.decoding_errors = propagator.injected = 0
         if self.metrics_server is not None:
             self.metrics_server.abandon()
         if self.remote is not None:
             self.remote.after_fork()
         self.tracing.tracer = self._build_tracer()
+        if self.budget is not None:
+            self.budget.renew(self._read_costs())
 
     def metrics(self) -> dict[str, int]:
         """The client's counts by Jaeger's names, with tags as in Prometheus (``name{tag="value"}``).
@@ -288,7 +327,9 @@ class Runtime:
         unsampled = tracer.roots_unsampled + tracer.joined_unsampled + tracer.children_unsampled
         exporters = [exporter for exporter in reporter.exporters if exporter.name != "log"]
         propagators = (self.tracing.plain, self.tracing.environ, self.tracing.asgi)
+        budget = self.budget
         return {
+            **({} if budget is None else budget.counts()),
             'traces{state="started",sampled="y"}': tracer.roots_sampled,
             'traces{state="started",sampled="n"}': tracer.roots_unsampled,
             'traces{state="joined",sampled="y"}': tracer.joined_sampled,
@@ -503,6 +544,22 @@ def build_resource(config: Config) -> Resource:
     }
     attributes.update(config.resource_attributes)
     return Resource(config.service_name, attributes)
+
+
+def _adapt_prices(budget: BudgetSampler) -> None:
+    """Prices were found on one machine; this one may be slower."""
+    from autoinstr.budget import CYCLE_S, PRICES
+    from autoinstr.cost import cpu_clock, tracer_cost_s
+    from autoinstr.report import NullReporter
+    from autoinstr.sampling import ConstSampler
+    from autoinstr.trace import Tracer
+
+    try:
+        cost_s = tracer_cost_s(Tracer(ConstSampler(True), NullReporter()), cpu_clock(), lambda seconds: None)
+    except Exception as error:  # Host safety: then those of the other machine hold.
+        fault("measuring the cost of a span", error)
+        return
+    budget.prices = PRICES.times(cost_s / CYCLE_S)
 
 
 def add_span_cost(resource: Resource, config: Config, spans: Sequence[SpanData], *, in_haste: bool = False) -> None:

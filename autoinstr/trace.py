@@ -101,16 +101,18 @@ class Span(SpanData):
 
     ``leaf`` says that what happens inside needs no spans of its own: the layers below an HTTP client, or our own traffic.
     ``clock_ns`` + ``perf_counter_ns()`` is the wall time within the local root. ``route`` is what a server's framework matched,
-    ``is_complete`` its word that the response needs no more of the program's code.
+    ``is_complete`` its word that the response needs no more of the program's code. ``facade`` is what stands for the span in
+    the API of another library; it is unset (not ``None``) until one asks, so that nobody else pays for it.
     """
 
-    __slots__ = ("baggage", "clock_ns", "is_complete", "leaf", "route", "tracer")
+    __slots__ = ("baggage", "clock_ns", "facade", "is_complete", "leaf", "route", "tracer")
 
     #: Whether it is worth building anything to put on this span.
     recording = True
     tracer: Tracer
     baggage: dict[str, str] | None
     clock_ns: int
+    facade: object
     leaf: bool
     is_complete: bool
     route: str
@@ -307,6 +309,16 @@ class UnsampledSpan(Span):
         if not self.end_ns:
             self.end_ns = end_ns or 1
             self.tracer.finished_unsampled += 1
+
+
+class RemoteSpan(UnsampledSpan):
+    """Stands for a span of another process that keeps its trace: what starts below is its child, and it is never sent."""
+
+    __slots__ = ()
+    recording = True
+
+    def end(self, end_ns: int = 0) -> None:
+        """Nothing: it ends elsewhere."""
 
 
 class UndecidedSpan(Span):
@@ -539,6 +551,15 @@ class Tracer:
         span.route = span.status_message = ""
         span.own = span.events = span.dropped = None
         span.facts = span.links = ()
+        return span
+
+    def stand_in(self, parent: SpanContext) -> Span:
+        """A span to be current in place of one of another process, for APIs whose contexts hold such a parent."""
+        span = self._unsampled(parent.trace_id, parent.span_id, "", Kind.INTERNAL, "", parent)
+        if parent.flags & SAMPLED:
+            span.flags = parent.flags
+            span._start_clock()  # noqa: SLF001 - the same file
+            span.__class__ = RemoteSpan
         return span
 
     @staticmethod

@@ -723,6 +723,24 @@ def test_starting_does_not_make_current() -> None:
     assert None is current.get()
 
 
+@pytest.mark.parametrize("flags", [0, SAMPLED])
+def test_stand_in(flags: int) -> None:
+    """A parent that another API holds is lost, is asked for a decision of its own, or is reported as a span of ours."""
+    sampler = Choosing(keeps=not flags)
+    tracer, spans = make(sampler)
+    remote = tracer.stand_in(SpanContext(TRACE, SPAN, flags, "vendor=1", {"user": "7"}, is_remote=True))
+    assert remote.recording == bool(flags)
+    child = tracer.start("x", parent=remote.set_attribute("a", 1))
+    assert (child.trace_id, child.trace_state, child.baggage) == (TRACE, "vendor=1", {"user": "7"})
+    assert child.recording == bool(flags)
+    if flags:
+        assert child.parent_id == SPAN
+    child.end()
+    remote.end()
+    assert list(spans) == [child] * bool(flags)
+    assert sampler.asked == []
+
+
 def test_all_kinds_of_span_have_every_slot() -> None:
     """A slot that one way of starting forgets is an AttributeError in a codec, later, on another thread."""
     tracer, _ = make()
@@ -736,6 +754,8 @@ def test_all_kinds_of_span_have_every_slot() -> None:
         quiet.start("x"),
         quiet.start("x", parent=quiet.start("y")),
         waiting.start("x", late=True),
+        tracer.stand_in(REMOTE),
+        tracer.stand_in(SpanContext(TRACE, SPAN)),
     ]
-    slots = [slot for cls in Span.__mro__ for slot in getattr(cls, "__slots__", ())]
+    slots = [slot for cls in Span.__mro__ for slot in getattr(cls, "__slots__", ()) if slot != "facade"]
     assert [] == [(type(span), slot) for span in spans for slot in slots if not hasattr(span, slot)]

@@ -39,14 +39,17 @@ class Refusal(Exception):
 
 @dataclass(frozen=True)
 class Sampling:
-    """What a variant's sampler is set to do: ``type`` const, prob, rate (per second), remote; None where there is none."""
+    """What a variant's sampler is set to do: ``type`` const, prob, rate (per second), remote, budget (share of the CPU time).
+
+    None where there is none.
+    """
 
     type: str
     param: float
 
     def expected_share(self) -> float | None:
         """The share of traces that is kept, where the setting says it."""
-        return None if self.type == "rate" else self.param
+        return None if self.type in ("rate", "budget") else self.param
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ only, to this machine; what is not set stays at the agent's own default, so that
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import json
 import math
@@ -36,12 +37,13 @@ FORMS = {
     "prob:P": "the share P of the traces (0 to 1), by their ids",
     "rate:N": "N traces per second",
     "remote[:P]": "the share P (0.1), as the sampling endpoint says it",
+    "budget:P": "as many traces as the share P of the program's CPU time (0.01 = 1 %) pays for",
     "const:1-null": "each trace is made, and thrown away instead of sent",
     "otel[:P], ddtrace[:P], elastic[:P]": "other agents, which keep the share P (1)",
     "burn:US[@SHARE]": "no agent, but US microseconds of CPU more in each request, or in a SHARE of them",
     "NAME=[VARIABLE=value ...] COMMAND {app}": "an agent of your own, which starts the program {app}",
 }
-WIRES_TEXT = "const, prob, rate and remote take @udp (the default), @http, @otlp or @zipkin at the end"
+WIRES_TEXT = "const, prob, rate, remote and budget take @udp (the default), @http, @otlp or @zipkin at the end"
 
 #: Variables that each variant has, at least as many as the longest of the settings below, and as an own command may set.
 SETTINGS = 12
@@ -168,6 +170,11 @@ def _rate(asked: _Asked) -> Variant:
 def _remote(asked: _Asked) -> Variant:
     share = 0.1 if asked.value is None else _number(asked, asked.value, "a share", 0, 1)
     return _ours(asked, "remote", Sampling("remote", share))
+
+
+def _budget(asked: _Asked) -> Variant:
+    share = _number(asked, asked.value or "", "a share of the CPU time", 0.0001, 1)
+    return dataclasses.replace(_ours(asked, "budget", Sampling("budget", share)), in_cost_model=False)
 
 
 def _ours(asked: _Asked, jaeger_type: str, sampling: Sampling, *, is_null: bool = False) -> Variant:
@@ -309,6 +316,7 @@ _KINDS: Mapping[str, Callable[[_Asked], Variant]] = {
     "prob": _prob,
     "rate": _rate,
     "remote": _remote,
+    "budget": _budget,
     **dict.fromkeys(_RIVALS, _rival),
     "burn": _burn,
 }

@@ -40,6 +40,8 @@ PREFIXES = ("AUTOINSTR_", "OTEL_", "JAEGER_")
 
 OTLP_GRPC_PORT = "4317"
 SAMPLING_GRPC_PORTS = ("14250", "5779")
+#: The share of the CPU time that tracing may take where the sampler is `budget` and nobody says how much.
+DEFAULT_BUDGET = 0.01
 
 #: Fields that depend on more than one variable at a time: a function of their own fills them.
 _DERIVED = frozenset(
@@ -312,17 +314,27 @@ def _use_jaeger_sampler(draft: _Draft) -> None:
         _use_rate(draft, "JAEGER_SAMPLER_PARAM", str(param), "sampler_param")
     elif kind == "remote":
         _use_rate(draft, "JAEGER_SAMPLER_PARAM", str(param), "sampler_param", "sampler_initial_rate")
+    elif kind == "budget":
+        _use_share(draft, param)
     else:
         _use_param(draft, kind, param)
 
 
 def _use_missing_param(draft: _Draft, kind: str) -> None:
     """Without a parameter all of Jaeger's clients sample nothing with const; Java's takes 0.001 with the others."""
-    if kind == "const":
-        draft.put("sampler_param", 0.0, "JAEGER_SAMPLER_TYPE")
+    if kind in ("const", "budget"):
+        draft.put("sampler_param", DEFAULT_BUDGET if kind == "budget" else 0.0, "JAEGER_SAMPLER_TYPE")
     if kind != "remote" and "JAEGER_SAMPLER_PARAM" not in draft.problems:
         used = f"{kind} {show('', draft.values['sampler_param'])}"
         draft.object_to("JAEGER_SAMPLER_TYPE", "complete without JAEGER_SAMPLER_PARAM", used)
+
+
+def _use_share(draft: _Draft, param: float) -> None:
+    """A share of the CPU time, above 0: who wants no traces says so."""
+    valid = param if 0 < param <= 1 else DEFAULT_BUDGET
+    if valid != param:
+        draft.object_to("JAEGER_SAMPLER_PARAM", "a share of the CPU time, above 0 and at most 1 (budget)", show("", valid))
+    draft.put("sampler_param", valid, "JAEGER_SAMPLER_PARAM")
 
 
 def _use_param(draft: _Draft, kind: str, param: float) -> None:

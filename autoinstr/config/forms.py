@@ -241,7 +241,7 @@ _OTEL_SAMPLERS: dict[str, object] = {
     "parentbased_jaeger_remote": ("remote", 0.001, True),
 }
 
-_JAEGER_SAMPLERS: dict[str, object] = {name: name for name in ("remote", "const", "probabilistic", "ratelimiting")}
+_JAEGER_SAMPLERS: dict[str, object] = {name: name for name in ("remote", "const", "probabilistic", "ratelimiting", "budget")}
 
 #: OpenTelemetry's levels, and those that languages add to them. Nothing that we say is worse than an error.
 _LOG_LEVELS: dict[str, object] = {

@@ -112,7 +112,8 @@ TABLE: dict[str, tuple[Row, ...]] = {
             "JAEGER_SAMPLER_PARAM",
             "sampler_param",
             NUMBER,
-            "const: 1 or 0; probabilistic: rate; ratelimiting: traces/second; remote: rate until the first strategy",
+            ("const: 1 or 0; probabilistic: rate; ratelimiting: traces/second; remote: rate until the first strategy;"
+            " budget: the largest share of the program's CPU time that tracing may take"),
         ),
         (
             "JAEGER_SAMPLING_ENDPOINT",

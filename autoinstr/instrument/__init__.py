@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from autoinstr.propagate import Propagator
     from autoinstr.trace import Tracer
 
-#: (module to watch, name for switching it off, "file:function" of the instrument).
+#: (module to watch, name for switching it off, "file:function" of the instrument; a file beside this one, or a full name).
 TABLE = (
     ("wsgiref.handlers", "wsgiref", "wsgi_servers:patch_wsgiref"),
     ("werkzeug.serving", "werkzeug", "wsgi_servers:patch_werkzeug"),
@@ -63,6 +63,11 @@ TABLE = (
     ("urllib.request", "urllib", "urllib:patch"),
     ("http.client", "http.client", "http_client:patch"),
     ("http.client", "headers", "http_client:patch_headers"),
+    ("httpx._transports.default", "httpx", "httpx:patch"),
+    ("httpcore._sync.connection_pool", "headers", "httpx:patch_headers"),
+    ("httpcore._async.connection_pool", "headers", "httpx:patch_headers"),
+    ("sqlite3.dbapi2", "sqlite3", "sqlite:patch"),
+    ("sqlite3", "sqlite3", "sqlite:patch"),
     ("threading", "threading", "threads:patch_threading"),
     ("concurrent.futures.thread", "futures", "threads:patch_executor"),
 )
@@ -146,6 +151,13 @@ class Patcher:
         apply_patch(owner, name, kind(wrapper) if kind else wrapper)
         self._undo.append((owner, name, original, was_own))
 
+    def set(self, owner: Any, name: str, value: Any) -> None:
+        """Replace an attribute of a module or class by any object: a class by a subclass, a registry by one of ours."""
+        was_own = name in vars(owner)
+        original = vars(owner)[name] if was_own else None
+        setattr(owner, name, value)
+        self._undo.append((owner, name, original, was_own))
+
     def undo(self) -> None:
         """Put everything back, the newest first."""
         while self._undo:
@@ -173,7 +185,7 @@ class Watcher:
         self._targets: dict[str, list[str]] = {}
         for module, name, target in TABLE:
             if not tracing.is_disabled(name):
-                self._targets.setdefault(module, []).append(f"{__name__}.{target}")
+                self._targets.setdefault(module, []).append(full_name(target))
         self._armed: set[str] = set()
         self._loading_wrapt = False
         self._has_wrapt = False
@@ -335,6 +347,11 @@ def wrap_once(app: Any, tracing: Tracing, make_handler: Callable[[], Callable[..
     wrapped.__wrapped__ = app
     wrapped.__autoinstr__ = True
     return wrapped
+
+
+def full_name(target: str) -> str:
+    """The target of a row of ``TABLE`` as ``load`` wants it."""
+    return target if "." in target.partition(":")[0] else f"{__name__}.{target}"
 
 
 def load(target: str) -> Callable[[Patcher, Tracing], None]:

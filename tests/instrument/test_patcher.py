@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from autoinstr.instrument import GROUP, TABLE, Patcher, Watcher, find_others, load
+from autoinstr.instrument import GROUP, TABLE, Patcher, Watcher, find_others, full_name, load
 
 from .conftest import build_tracing
 
@@ -104,6 +104,8 @@ def test_undo(library: ModuleType) -> None:
     for path in PATHS:
         patcher.wrap(path, loudly)
         patcher.wrap(path, twice_as_loudly)
+    patcher.set(library.Child, "method", "what was inherited before")
+    patcher.set(library, "function", "what was its own")
     assert dictionaries(library) != before
     patcher.undo()
     assert dictionaries(library) == before
@@ -148,7 +150,7 @@ def test_undo_goes_on(library: ModuleType, capfd: pytest.CaptureFixture[str]) ->
 def test_table() -> None:
     """A library is left alone because its row names a function that is not there."""
     for _, name, target in TABLE:
-        assert callable(load(f"autoinstr.instrument.{target}"))
+        assert callable(load(full_name(target)))
         assert name == name.lower()
 
 

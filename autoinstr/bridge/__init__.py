@@ -1,0 +1,1 @@
+"""Other tracing APIs on this engine: one file per API, each a ``patch(patcher, tracing)`` as an instrument is."""
