@@ -1,16 +1,17 @@
-"""The overhead budget: a sampler that keeps tracing within a share of the program's CPU time, and what it keeps beyond its rate.
+"""The overhead budget: a sampler that keeps tracing within a share of the program's CPU time.
 
-Owns: the account of what tracing costs, the rates that follow from it, errors and slow requests beyond the rate.
-Must not know: queues, encodings, headers; where counts come from (``read`` gives them), what a span costs (``Prices`` say it).
-Invariants: the accounts are read once a second, by a root of the program (one in sixteen looks at the clock), no thread is needed; a
+Owns: the account of what tracing costs, the rates that follow from it, errors and slow requests that are kept beyond the rate.
+Must not know: queues, encodings, headers; where counts come from (``read`` gives them).
+Invariants: a root of the program reads the account once a second (one in sixteen looks at the clock), no thread is needed; a
 rate lies in [0, 1]; memory is bounded by ``MAX_OPERATIONS``; nothing here raises for what a program does.
 
-How the cost is known. What the reporting thread takes is read from its own CPU clock. What spans cost on the program's threads is their
-number times a price, which was measured in this process and for which `docs/sampling.md` has the proof from outside. The program's CPU time is the process's
-clock. All of it together costs a few clock readings a second.
+How the cost is known: what the reporting thread takes is read from its own CPU clock. What spans cost on the program's threads
+is their number times a price (``Prices``), which was measured from outside (benchmarks/budget.toml) and is scaled by how long
+this machine takes for a span. The program's CPU time is the process's clock. A few clock readings a second are all that costs.
 
-How the rate follows. What is left of the share once the spans that are not kept are paid (no rate changes those) goes to watching requests whose
-trace is not kept, up to half of it, and to keeping traces. What was spent too much or too little in the past is made good over some seconds.
+How the rates follow: spans that are not kept are paid first, for no rate changes what they cost. What is left of the share goes
+to watching requests whose trace is not kept, up to half of it, and to keeping traces. What was spent too much or too little in
+the past is made good over some seconds.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ FIRST_PERIOD_NS = 50_000_000
 #: Roots that look at the clock: those whose id has these bits clear.
 LOOK_MASK = 0xF
 LOW_63_BITS = 0x7FFF_FFFF_FFFF_FFFF
-#: What was spent too much or too little is made good over so many seconds. Remembered is the share of so many seconds of the
-#: program's CPU time: a debt is paid, but an idle hour saves nothing up for a burst.
+#: What was spent too much or too little is made good over so many seconds. Remembered is at most the share of so many seconds
+#: of CPU time: a debt is paid, but an idle hour saves nothing up for a burst.
 HORIZON_S = 5.0
 DEBT_CPU_S = 20.0
 CREDIT_CPU_S = 0.5
@@ -50,7 +51,7 @@ UNUSUAL, QUANTILE, STEP, ENOUGH = 1.5, 0.99, 0.1, 100
 
 
 class Prices:
-    """What tracing costs on the program's threads, in seconds: a span that is kept, not kept, watched; headers that are sent."""
+    """Seconds on the program's threads for a span that is kept, not kept, watched; for headers that are sent."""
 
     __slots__ = ("injected_s", "kept_s", "unkept_s", "watched_s")
 
@@ -67,11 +68,11 @@ class Prices:
 
 #: On the machine of benchmarks/results/budget, where a cycle of `cost.tracer_cost_s` takes `CYCLE_S`.
 CYCLE_S = 1.2e-6
-PRICES = Prices(kept_s=16e-6, unkept_s=9e-6, watched_s=15e-6, injected_s=20e-6)
+PRICES = Prices(kept_s=16e-6, unkept_s=9e-6, watched_s=15e-6, injected_s=36e-6)
 
 
 class Reading:
-    """Counts since the process began: CPU seconds of process and reporting thread, spans, local roots that a sampler decided."""
+    """Since the process began: CPU seconds of process and reporting thread, spans, headers, roots that a sampler decided."""
 
     __slots__ = ("cpu_s", "injected", "kept", "reporting_s", "roots", "roots_kept", "unkept", "watched")
 
@@ -114,7 +115,8 @@ class BudgetSampler:
 
     def __init__(self, share: float, read: Callable[[], Reading], clock_ns: Callable[[], int] = monotonic_ns) -> None:
         if not 0 < share <= 1:
-            raise ValueError(f"an overhead budget is a share of the program's CPU time, above 0 and at most 1, not {share!r:.60}")
+            text = "an overhead budget is a share of the program's CPU time, above 0 and at most 1"
+            raise ValueError(f"{text}, not {share!r:.60}")
         self.share = share
         self.prices = PRICES
         self._read = read
@@ -208,6 +210,7 @@ class BudgetSampler:
 
     def counts(self) -> dict[str, int]:
         """For the client's metrics: CPU time in microseconds, whose rates give the share at any time."""
+        self._look()  # Where callers decide about all traces, no root of the program has looked.
         return {
             'cpu_microseconds{of="process"}': int(self.cpu_s * 1e6),
             'cpu_microseconds{of="tracing"}': int(self.spent_s * 1e6),
@@ -220,7 +223,7 @@ class BudgetSampler:
 class Slowness:
     """What is unusually slow, for each operation: its 99th percentile by stochastic approximation, a number per name.
 
-    Source: Ma, Muthukrishnan, Sandler, "Frugal Streaming for Estimating Quantiles", 2013; steps here are a share of the estimate.
+    Source: Ma, Muthukrishnan, Sandler, "Frugal Streaming for Estimating Quantiles", 2013; steps are a share of it here.
     """
 
     def __init__(self) -> None:
@@ -282,7 +285,9 @@ def watching(kind: type[Tracer]) -> type[Tracer]:
     class WatchingTracer(kind):  # type: ignore[misc, valid-type]
         __slots__ = ("watched",)
 
-        def start_local_root(self, name: str, kind: int, parent: SpanContext | None, scope: str, late: bool) -> Span:  # noqa: FBT001
+        def start_local_root(
+            self, name: str, kind: int, parent: SpanContext | None, scope: str, late: bool  # noqa: FBT001
+        ) -> Span:
             span: Span = super().start_local_root(name, kind, parent, scope, late)
             if parent is None and span.__class__ is UnsampledSpan and kind in (Kind.SERVER, Kind.CONSUMER):
                 sampler = self.sampler

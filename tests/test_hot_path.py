@@ -194,7 +194,7 @@ def test_counting_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A counter that sees nothing would let every budget pass."""
     from autoinstr.trouble import say
 
-    counts = count(lambda: (_thread.allocate_lock(), say("counted", about="test_budget")), monkeypatch)
+    counts = count(lambda: (_thread.allocate_lock(), say("counted", about="test_hot_path")), monkeypatch)
     assert (1, 1) == (counts.locks, counts.calls["trouble.py", "say"])
 
 
