@@ -70,6 +70,7 @@ TABLE = (
     ("sqlite3", "sqlite3", "sqlite:patch"),
     ("threading", "threading", "threads:patch_threading"),
     ("concurrent.futures.thread", "futures", "threads:patch_executor"),
+    ("opentracing", "opentracing", "autoinstr.bridge.opentracing:patch"),
 )
 #: Frameworks whose applications are told by their class: (name for switching it off, module, class), special ones first.
 APPLICATIONS = (

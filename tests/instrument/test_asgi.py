@@ -542,3 +542,73 @@ class TestRequest:
         assert not reporter.spans
         assert not seen[0].recording
         assert seen[1] is send
+
+
+# ---- Checks of others ----------------------------------------------------------------------------
+
+
+class Instance:
+    """An application as an object."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await echo(scope, receive, send)
+
+
+async def echo(scope: Any, receive: Any, send: Any) -> None:
+    """Answers with what it was sent; accepts a socket; takes part in the lifespan."""
+    if scope["type"] == "lifespan":
+        for word in ("startup", "shutdown"):
+            assert (await receive())["type"] == f"lifespan.{word}"
+            await send({"type": f"lifespan.{word}.complete"})
+    elif scope["type"] == "websocket":
+        assert (await receive())["type"] == "websocket.connect"
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.send", "text": (await receive())["text"]})
+    else:
+        body, is_more = b"", True
+        while is_more:
+            message = await receive()
+            body, is_more = body + message["body"], message.get("more_body", False)
+        await send(START)
+        await send({"type": "http.response.body", "body": body})
+
+
+def legacy(scope: Any) -> Any:
+    """ASGI 2: called twice."""
+
+    async def instance(receive: Any, send: Any) -> None:
+        await echo(scope, receive, send)
+
+    return instance
+
+
+@pytest.mark.parametrize("app", [echo, Instance(), legacy], ids=["function", "object", "legacy"])
+def test_communicator_of_asgiref(app: Any, tracing: Tracing, reporter: InMemoryReporter) -> None:
+    """Servers and test clients built on asgiref (Django's, Channels', daphne) would take the application for another kind."""
+    compatibility = pytest.importorskip("asgiref.compatibility")
+    communicator = pytest.importorskip("asgiref.testing").ApplicationCommunicator
+    traced = wrap_application(compatibility.guarantee_single_callable(app), tracing)  # As servers do, before us.
+    assert not compatibility.is_double_callable(traced)
+
+    async def talk() -> None:
+        http = communicator(traced, scope_of(method="POST"))
+        await http.send_input({"type": "http.request", "body": b"first ", "more_body": True})
+        await http.send_input({"type": "http.request", "body": b"second"})
+        assert await http.receive_output() == START
+        assert await http.receive_output() == {"type": "http.response.body", "body": b"first second"}
+        assert await http.receive_nothing()
+        await http.wait()
+        socket = communicator(traced, scope_of("websocket"))
+        await socket.send_input({"type": "websocket.connect"})
+        assert (await socket.receive_output())["type"] == "websocket.accept"
+        await socket.send_input({"type": "websocket.receive", "text": "hello"})
+        assert await socket.receive_output() == {"type": "websocket.send", "text": "hello"}
+        await socket.wait()
+        lifespan = communicator(traced, {"type": "lifespan"})
+        for word in ("startup", "shutdown"):
+            await lifespan.send_input({"type": f"lifespan.{word}"})
+            assert (await lifespan.receive_output())["type"] == f"lifespan.{word}.complete"
+        await lifespan.wait()
+
+    asyncio.run(talk())
+    assert [span.name for span in reporter.spans][:1] == ["POST"]
