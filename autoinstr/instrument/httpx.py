@@ -1,13 +1,15 @@
-"""httpx: one span for each request that really goes out, over its own transports; headers where httpcore sends them.
+"""httpx and httpx2: one span for each request that really goes out, over their own transports; headers where httpcore sends them.
 
-Spans end when the headers of the response are in. A transport of the program's own (a mock, ``ASGITransport``) sends nothing, and has
-none. httpcore gets a request of its own from httpx each time: what is added there is in no object of the program.
+Spans end when the headers of the response are in; bodies are the program's to read. Redirects and authentication are attempts of
+one call. A transport of the program's own (a mock, ``ASGITransport``) sends nothing, and has no span. httpcore gets a request of
+its own from httpx each time: what is added there is in no object of the program.
 """
 
 from __future__ import annotations
 
 from autoinstr.instrument import Patcher, Tracing
 from autoinstr.instrument.http import (
+    DEFAULT_PORTS,
     attempts,
     client_facts,
     end_client,
@@ -17,6 +19,7 @@ from autoinstr.instrument.http import (
     needs_no_span,
     start_client,
 )
+from autoinstr.instrument.http_calls import Calls, reset
 from autoinstr.instrument.http_client import MARKS, SIGNED_TARGET
 from autoinstr.trace import SUPPRESSED, current
 from autoinstr.trouble import fault
@@ -28,14 +31,21 @@ if TYPE_CHECKING:
 
     from autoinstr.trace import Span
 
-SCOPE = "httpx"
 #: Names of headers by which a program says itself what the callee is told, as httpcore has them.
 OWN_CHOICE = frozenset(mark.strip(b"\n:") for mark in MARKS if not mark.startswith(b"\nauthorization"))
 
 
+def patch_client(patcher: Patcher, tracing: Tracing) -> None:
+    """``send`` is what all other methods of a client come to, once for each call."""
+    scope = scope_of(patcher)
+    calls = Calls(tracing, scope, look_at_url=make_excluded(tracing, scope) is not None)
+    patcher.wrap("Client.send", calls.make)
+    patcher.wrap("AsyncClient.send", calls.make_async)
+
+
 def patch(patcher: Patcher, tracing: Tracing) -> None:
     """The two transports that open connections."""
-    sending = Sending(tracing)
+    sending = Sending(tracing, scope_of(patcher))
     patcher.wrap("HTTPTransport.handle_request", sending.make)
     patcher.wrap("AsyncHTTPTransport.handle_async_request", sending.make_async)
 
@@ -64,12 +74,23 @@ def patch_headers(patcher: Patcher, tracing: Tracing) -> None:
         patcher.wrap("AsyncConnectionPool.handle_async_request", make_async)
 
 
+def scope_of(patcher: Patcher) -> str:
+    """The name of the package, which is the spans' scope."""
+    return patcher.module.__name__.partition(".")[0]
+
+
+def make_excluded(tracing: Tracing, scope: str) -> Callable[[str], bool] | None:
+    """Whether a URL is left out; what is said of httpx holds for its successor."""
+    return excluder(tracing.config, scope, "httpx")
+
+
 class Sending:
     """A span around a transport's one method."""
 
-    def __init__(self, tracing: Tracing) -> None:
+    def __init__(self, tracing: Tracing, scope: str) -> None:
         self._tracing = tracing
-        self._excluded = excluder(tracing.config, SCOPE)
+        self._scope = scope
+        self._excluded = make_excluded(tracing, scope)
         self._response_headers = tracing.config.client_response_headers
 
     def begin(self, parent: Span | None, request: Any) -> Span | None:
@@ -77,12 +98,13 @@ class Sending:
         call = attempts.get()
         resends = 0 if call is None else call.next()
         url, method = request.url, request.method
-        scheme, host, port = url.scheme, url.host, url.port or 0
+        scheme, host = url.scheme, url.host
+        port = url.port or DEFAULT_PORTS.get(scheme, 0)
         target = url.raw_path.decode("ascii", "replace")
         if self._excluded is not None and self._excluded(full_url(scheme, host, port, target)):
             return SUPPRESSED
         facts = client_facts(self._tracing.conventions, method, scheme, host, port, target)
-        return start_client(self._tracing, parent, SCOPE, method, facts, call, resends)
+        return start_client(self._tracing, parent, self._scope, method, facts, call, resends)
 
     def open(self, request: Any) -> Span | None:
         """``begin`` where a span is wanted; never raises."""
@@ -144,7 +166,7 @@ class Sending:
                 self.finish(span, None, error)
                 raise
             finally:
-                current.reset(token)
+                reset(current, token)
             self.finish(span, response, None)
             return response
 
