@@ -2,8 +2,8 @@
 
 Owns: the conventions for databases (OpenTelemetry's, stable), the look at a statement, the memory of names.
 Must not know: any driver. An instrument hands in the text as the program gave it, and where the connection goes.
-Source: OpenTelemetry semantic conventions for database client spans: `db.query.summary` as the name; `db.query.text` as it is where the
-program has handed its values in apart from it, else with its literals replaced.
+Source: OpenTelemetry semantic conventions for database client spans: `db.query.summary` as the name; `db.query.text` as it is where
+the program has handed its values in apart from it, else with its literals replaced.
 
 On the program's own thread a statement costs a look into a dictionary: it is read once, the first time that it is seen. Its text is
 made fit for recording when the codec asks for the attributes, on the reporter's thread.
@@ -29,21 +29,29 @@ BEFORE_TABLES = frozenset({"JOIN", "INTO", "TABLE", "VIEW", "INDEX", "USING"})
 BEFORE_TARGETS = frozenset({"UPDATE", "CALL", "EXEC", "EXECUTE", "TRUNCATE", "REFRESH", "COPY", "REPLACE", "MERGE"})
 #: Words that may stand between one of these and the name.
 FILLERS = frozenset(
-    {"ONLY", "LATERAL", "TABLE", "IF", "NOT", "EXISTS", "IGNORE", "INTO", "CONCURRENTLY", "LOW_PRIORITY", "DELAYED", "MATERIALIZED", "VIEW"}
+    {
+        *("ONLY", "LATERAL", "TABLE", "VIEW", "MATERIALIZED", "IF", "NOT", "EXISTS", "INTO", "OR"),
+        *("IGNORE", "CONCURRENTLY", "LOW_PRIORITY", "DELAYED", "ROLLBACK", "ABORT", "FAIL"),
+    }
 )
 #: Words that end a list of tables.
 BEHIND_TABLES = frozenset(
-    {"WHERE", "GROUP", "ORDER", "HAVING", "LIMIT", "OFFSET", "FETCH", "FOR", "SET", "VALUES", "RETURNING", "UNION", "EXCEPT", "INTERSECT", "WINDOW"}
+    {
+        *("WHERE", "GROUP", "ORDER", "HAVING", "LIMIT", "OFFSET", "FETCH", "FOR", "SET", "VALUES", "RETURNING"),
+        *("UNION", "EXCEPT", "INTERSECT", "WINDOW"),
+    }
 )
 #: What a statement that begins with WITH or EXPLAIN may be about.
 OPERATIONS = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "MERGE", "REPLACE", "VALUES"})
-WORD = r"(?:[^\W\d][\w$#@]*|\"[^\"]*\"|`[^`]*`|\[[^\]]*\])"
-COMMENT = r"--[^\n]*|/\*.*?(?:\*/|\Z)"
-STRING = r"'(?:[^'\\]|''|\\.)*(?:'|\Z)|\$(?P<tag>\w*)\$.*?(?:\$(?P=tag)\$|\Z)"
+WORD = r"(?:[^\W\d][\w$#@]*|\"[^\"\\]*\"|`[^`]*`|\[[^\]]*\])"
+#: Databases disagree on what a backslash before a quote means (MySQL's escape, a letter like others in standard SQL), and on comments
+#: inside comments. Read wrongly, text and names would change places, and secrets be shown: such a statement is read up to there.
+STRING = r"'(?:[^'\\]|''|\\[^'])*(?:'|\Z|\\'.*)|(?<![\w$])\$(?P<tag>\w*)\$.*?(?:\$(?P=tag)\$|\Z)"
+QUOTED = r'"(?:[^"\\]|""|\\[^"])*(?:"|\Z|\\".*)'
+COMMENT = r"--[^\n]*|(?m:^[ \t]*\#[^\n]*)|/\*(?:[^*/]|\*(?!/)|/(?!\*))*(?:\*/|\Z|/\*.*)"
 NUMBER = r"(?<![\w$.])(?:0[xX][0-9a-fA-F]+|\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?)(?!\w)"
-
-QUOTED_NAME = r'"[^"]*(?:"|\Z)'
-QUOTED_TEXT = r'"(?:[^"\\]|""|\\.)*(?:"|\Z)'
+#: Where "…" may be a value: by its grammar, or, in SQLite, where it is no name.
+QUOTES_ARE_TEXT = frozenset({"mysql", "mariadb", "sqlite"})
 
 _names: dict[str, str] = {}
 _patterns: dict[str, Any] = {}
@@ -52,10 +60,9 @@ _patterns: dict[str, Any] = {}
 def name_of(statement: Any) -> str:
     """``SELECT users orders``: operation and tables, low in cardinality; "" where there is nothing to be read.
 
-    ``statement`` may be any object; text, bytes, and what gives text by ``as_string`` or ``text`` are read. Cheap for text that was
-    seen before.
+    ``statement`` may be any object; text and bytes are read. Cheap for text that was seen before.
     """
-    text = statement if statement.__class__ is str else text_of(statement)
+    text: str = statement if statement.__class__ is str else text_of(statement)
     name = _names.get(text)
     if name is None:
         name = summarize(text)
@@ -85,6 +92,8 @@ def summarize(text: str) -> str:
     for piece in _tokens(text[:MAX_READ]):
         word = piece.upper()
         if piece == "(":
+            if is_listing[-1] and tables and previous == tables[-1].upper():
+                tables.pop()  # A function.
             is_expected = False
             is_query.append(False)
             is_listing.append(False)
@@ -104,6 +113,8 @@ def summarize(text: str) -> str:
             defined.add(previous)
         elif word == "FROM":
             is_expected = is_listing[-1] = is_query[-1] and previous != "DISTINCT"
+        elif word == "VALUES" and operation in ("INSERT", "REPLACE") and len(is_query) == 1:
+            break  # Behind it stand values, of which there may be thousands.
         elif word in BEFORE_TABLES:
             is_expected = True
         elif word == "SELECT":
@@ -122,7 +133,7 @@ def summarize(text: str) -> str:
 
 def _tokens(text: str) -> Iterator[str]:
     """Words (with their qualifiers, as one), parentheses, commas and semicolons; comments and values are passed over."""
-    found = _pattern("tokens", rf"{COMMENT}|{STRING}|(?P<token>{WORD}(?:\s*\.\s*{WORD})*|[(),;])")
+    found = _pattern("tokens", rf"{COMMENT}|{STRING}|(?P<token>{WORD}(?:\s*\.\s*{WORD})*|[(),;])|{QUOTED}")
     for match in found.finditer(text):
         token = match.group("token")
         if token:
@@ -136,15 +147,17 @@ def _without_quotes(name: str) -> str:
 def without_literals(text: str, *, quotes_are_text: bool = False) -> str:
     """A statement with its values replaced by ``?`` and without comments; lists of values become one ``?``.
 
-    ``quotes_are_text``: ``"…"`` is a value, as in MySQL, and no name.
+    ``quotes_are_text``: ``"…"`` may be a value, and ``#`` begins a comment, as in MySQL.
     """
-    own = QUOTED_TEXT if quotes_are_text else QUOTED_NAME
-    found = _pattern(own, rf"(?P<comment>{COMMENT})|{own}|(?P<value>{STRING}|{NUMBER})")
+    if quotes_are_text:
+        found = _pattern("text", rf"(?P<comment>{COMMENT}|\#[^\n]*)|(?P<value>{STRING}|{QUOTED}|{NUMBER})|`[^`]*`")
+    else:
+        found = _pattern("names", rf"(?P<comment>{COMMENT})|(?P<value>{STRING}|{NUMBER})|{QUOTED}")
 
     def replaced(match: Any) -> str:
         if match.group("comment") is not None:
             return " "
-        return "?" if match.group("value") is not None or (match.group()[:1] == '"' and quotes_are_text) else str(match.group())
+        return "?" if match.group("value") is not None else str(match.group())
 
     without = found.sub(replaced, text)
     return str(_pattern("lists", r"\(\s*\?(?:\s*,\s*\?)+\s*\)").sub("(?)", without)).strip()
@@ -161,30 +174,33 @@ def _pattern(name: str, text: str) -> Any:
 
 
 def describe_statement(
-    system: str, namespace: str, host: str, port: int, statement: Any, is_parameterized: bool, batch_size: int  # noqa: FBT001
+    system: str, namespace: str, host: str, port: int, statement: str, is_parameterized: bool
 ) -> dict[str, AttributeValue]:
-    """The attributes of a statement's span; what is unknown ("", 0) is left out, and a batch of fewer than two is none.
+    """The attributes of a statement's span; what is unknown ("", 0) is left out.
 
     Source: OpenTelemetry semantic conventions for database spans, stable since version 1.33.
     """
-    text = text_of(statement)
     found: dict[str, AttributeValue] = {"db.system.name": system}
     if namespace:
         found["db.namespace"] = namespace
-    if summary := name_of(text):
+    if summary := name_of(statement):
         found["db.query.summary"] = summary
         operation, _, tables = summary.partition(" ")
         found["db.operation.name"] = operation
         if tables and " " not in tables:
             found["db.collection.name"] = tables
-    if text:
-        quotes_are_text = system in ("mysql", "mariadb")
-        text = text[:MAX_READ]
-        found["db.query.text"] = text if is_parameterized else without_literals(text, quotes_are_text=quotes_are_text)
-    if batch_size > 1:
-        found["db.operation.batch.size"] = batch_size
+    if statement:
+        text = statement[:MAX_READ]
+        if not is_parameterized:
+            text = without_literals(text, quotes_are_text=system in QUOTES_ARE_TEXT)
+        found["db.query.text"] = text
     if host:
         found["server.address"] = host
     if port:
         found["server.port"] = port
     return found
+
+
+def describe_batch(size: int) -> dict[str, AttributeValue]:
+    """For how many sets of values a statement was executed; a batch of fewer than two is none."""
+    return {"db.operation.batch.size": size} if size > 1 else {}

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 pytest.register_assert_rewrite(
-    f"{__package__}.contract_server", f"{__package__}.contract_framework", f"{__package__}.contract_client"
+    *(f"{__package__}.contract_{name}" for name in ("server", "framework", "client", "sql"))
 )
 
 
