@@ -251,6 +251,14 @@ _LOG_LEVELS: dict[str, object] = {
     **dict.fromkeys(("trace", "verbose", "all"), "debug"),
 }
 
+#: Levels of Python's logging, and the names that it has besides; "" for none.
+_LOG_EVENTS: dict[str, object] = {
+    **{name: name for name in ("debug", "info", "warning", "error", "critical")},
+    **dict.fromkeys(("off", "none"), ""),
+    "warn": "warning",
+    "fatal": "critical",
+}
+
 _SEMCONVS: dict[str, object] = {name: name for name in ("stable", "old", "dup")}
 
 
@@ -444,6 +452,7 @@ COMPRESSION = _choice({"gzip": "gzip", "none": "none"})
 SEMCONV = _choice(_SEMCONVS)
 STABILITY = Form(_parse_stability, "a list with http or http/dup")
 WEBSOCKET_SPAN = _choice({"handshake": "handshake", "connection": "connection"})
+LOG_EVENTS = Form(_choice(_LOG_EVENTS).parse, "debug, info, warning, error, critical or none")
 LOG_LEVEL = Form(_choice(_LOG_LEVELS).parse, "none, error, warn, info or debug")
 IGNORED = Form(_say_nothing, "")
 UNSUPPORTED = Form(_refuse, "supported")

@@ -24,6 +24,7 @@ from autoinstr.config.forms import (
     JAEGER_PROTOCOL,
     JAEGER_SAMPLER,
     LIMIT,
+    LOG_EVENTS,
     LOG_LEVEL,
     METHODS,
     NAMES,
@@ -337,6 +338,21 @@ TABLE: dict[str, tuple[Row, ...]] = {
         ("AUTOINSTR_REQUIRE_PARENT", "require_parent", GO_BOOLEAN, "Trace outgoing requests only inside another span"),
         ("AUTOINSTR_WEBSOCKET_SPAN", "websocket_span", WEBSOCKET_SPAN, "How long the span of a WebSocket lasts"),
     ),
+    "Logs": (
+        (
+            "AUTOINSTR_LOG_CORRELATION",
+            "log_correlation",
+            GO_BOOLEAN,
+            "Put otelTraceID, otelSpanID, otelTraceSampled and otelServiceName into every record of logging",
+        ),
+        ("OTEL_PYTHON_LOG_CORRELATION", "log_correlation", GO_BOOLEAN, "The same; formats and handlers are left alone"),
+        (
+            "AUTOINSTR_LOG_EVENTS",
+            "log_events",
+            LOG_EVENTS,
+            "Records of logging from this level on become events of the current span",
+        ),
+    ),
     "Process": (
         (
             "AUTOINSTR_SIGTERM",
@@ -376,7 +392,6 @@ TABLE: dict[str, tuple[Row, ...]] = {
         ("OTEL_PYTHON_TRACER_PROVIDER", "", IGNORED, "No OpenTelemetry SDK is involved"),
         ("OTEL_PYTHON_DISTRO", "", IGNORED, "No OpenTelemetry SDK is involved"),
         ("OTEL_PYTHON_CONFIGURATOR", "", IGNORED, "No OpenTelemetry SDK is involved"),
-        ("OTEL_PYTHON_LOG_CORRELATION", "", IGNORED, "Logs are left alone"),
         ("OTEL_PYTHON_LOGGING_AUTO_INSTRUMENTATION_ENABLED", "", IGNORED, "Logs are left alone"),
         ("OTEL_EXPERIMENTAL_RESOURCE_DETECTORS", "", IGNORED, "Name attributes in OTEL_RESOURCE_ATTRIBUTES"),
     ),

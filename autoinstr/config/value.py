@@ -98,6 +98,8 @@ DEFAULTS: dict[str, object] = {
     "sigterm": True,
     "metrics_port": None,
     "log_level": "info",
+    "log_correlation": False,
+    "log_events": "",
 }
 
 
@@ -175,6 +177,8 @@ class Config:
     sigterm: bool
     metrics_port: int | None
     log_level: str
+    log_correlation: bool
+    log_events: str
     sources: dict[str, tuple[str, str]]
     warnings: list[str]
 
