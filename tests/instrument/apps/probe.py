@@ -61,6 +61,8 @@ def patched():
     watcher = sys._autoinstr_running.watcher
     for patcher in watcher.patchers:
         for owner, name, _, _ in patcher._undo:
+            if not inspect.isroutine(getattr(owner, name)):
+                continue  # A class in place of another, or an object of the library's own.
             place = owner.__name__ + ":" if inspect.ismodule(owner) else f"{owner.__module__}:{owner.__qualname__}."
             yield place + name
 
