@@ -4,7 +4,8 @@ Owns: the bounded queue, the worker thread, batches, retries, flushing, the coun
 Must not know: what a span means, how it is encoded, what carries it (an ``Exporter`` pairs an encoder with a transport).
 Invariants: ``report`` never blocks, never waits for a lock and never raises; the worker is started by the first finished span
 and not before (a thread at start-up breaks programs that fork); what does not fit is counted and dropped; one thread at a
-time exports; every span taken ends up in exactly one count of each exporter (sent, failed, too large, or waiting).
+time exports; every span taken ends up in exactly one count of each exporter (sent, failed, too large, or waiting); a child
+that C code has forked, where no hook of Python's runs, is noticed by its first span at the latest, and begins anew.
 
 Locks and threads come from ``_thread``, looked up at first use: under gevent's or eventlet's monkey patching these are the
 patched ones, and the worker is a greenlet like everything else there. The two locks that are made earlier are only ever
@@ -29,6 +30,10 @@ else:
 #: The first wait before a payload is sent again; it doubles each time, up to the longest.
 FIRST_DELAY_S = 0.5
 LONGEST_DELAY_S = 5.0
+#: Of a process with nothing yet that a child should not have.
+_UNMARKED = b"\1"
+#: madvise(2), Linux: a forked child finds zeros in the page. Python does not name it.
+_MADV_WIPEONFORK = 18
 #: How often somebody who has to wait without a lock looks again.
 _LOOK_AGAIN_S = 0.0005
 #: How long the end of the process waits for a worker that has sent everything: Python may crash while it ends beside a thread
@@ -168,6 +173,7 @@ class Reporter:
     company; a payload that could not be sent is tried again for ``retry_for_s``, then dropped and counted.
     ``on_trouble(text)`` is told of failures (the caller limits the rate). ``shield()`` is called once on the worker, and makes
     sure that its own traffic is not traced. ``start_thread(work, arguments)`` begins a thread, or raises ``RuntimeError``.
+    ``on_fork()`` is called in a child that found out by itself that it is one.
     """
 
     __slots__ = (
@@ -177,6 +183,7 @@ class Reporter:
         "_exporting",
         "_gate",
         "_has_exporters",
+        "_mark",
         "_pausing",
         "_running",
         "_starting",
@@ -191,6 +198,7 @@ class Reporter:
         "make_exporters",
         "max_batch",
         "max_queue",
+        "on_fork",
         "on_trouble",
         "queue",
         "retry_for_s",
@@ -210,6 +218,7 @@ class Reporter:
         on_trouble: Callable[[str], object] = lambda text: None,
         shield: Callable[[], object] = lambda: None,
         start_thread: Callable[[Callable[..., object], tuple[object, ...]], object] | None = None,
+        on_fork: Callable[[], object] = lambda: None,
     ) -> None:
         self.make_exporters = make_exporters
         self.max_queue = max_queue
@@ -219,6 +228,7 @@ class Reporter:
         self.on_trouble = on_trouble
         self.shield = shield
         self.start_thread = start_thread or _start_thread
+        self.on_fork = on_fork
         self._wake_at = max(self.max_batch - 1, 1)
         self._start_over()
 
@@ -245,11 +255,15 @@ class Reporter:
         self._waiters: deque[Waiter] = deque()
         self._starting = allocate_lock()
         self._exporting = allocate_lock()
+        #: Its first item is 0 in a process other than the one that took the first span.
+        self._mark: Any = _UNMARKED
 
     # ---- Taking spans --------------------------------------------------------------------------------
 
     def report(self, span: SpanData) -> None:
         """Queue a finished span. Called on the program's own thread: no waiting, no exception."""
+        if not self._mark[0]:
+            self.notice_fork()
         queue = self.queue
         length = len(queue)
         if length >= self._attention and not self._attend(length):
@@ -261,6 +275,8 @@ class Reporter:
         if length >= self.max_queue or self._closed:
             self.dropped += 1
             return False
+        if self._mark is _UNMARKED:
+            self._mark = process_mark()
         if self._running:
             self._attention = self.max_queue
             self._open_gate()
@@ -423,8 +439,15 @@ class Reporter:
 
     # ---- Flushing, forking, ending -------------------------------------------------------------------
 
+    def notice_fork(self) -> None:
+        """Begin anew in a child that was forked without Python's hooks: by uWSGI, or by other C code."""
+        if not self._mark[0]:
+            self.abandon()
+            self.on_fork()
+
     def flush(self, timeout_s: float) -> bool:
         """Export what is queued, waiting at most ``timeout_s``; True when all of it went out or was given up."""
+        self.notice_fork()
         return self.is_idle or self._flush(monotonic() + timeout_s)
 
     def _flush(self, deadline: float) -> bool:
@@ -454,10 +477,14 @@ class Reporter:
 
         What fails now is not tried again, and spans that are reported afterwards are dropped and counted.
         """
+        self.notice_fork()
         deadline = self._closing_at = self._closing_at or monotonic() + timeout_s
-        done = self._flush(deadline) and not (self.queue or self._has_backlog())
+        done = self._flush(deadline)
         self._closed = True
         self._attention = 0
+        if done and self.queue:  # Of threads that go on while the process ends.
+            done = self._flush(deadline)
+        done = done and not self._has_backlog() and (monotonic() < deadline or not self.queue)
         if done:
             self._await_end(monotonic() + _LAST_WORDS_S)
             for exporter in self.exporters:
@@ -496,6 +523,38 @@ class Reporter:
         self._start_over()
         for exporter in exporters:
             exporter.transport.abandon()
+
+
+class _Pid:
+    """A mark of this process where memory cannot be one: slower, since it asks the system each time."""
+
+    __slots__ = ("_pid",)
+
+    def __init__(self) -> None:
+        from os import getpid
+
+        self._pid = getpid()
+
+    def __getitem__(self, place: int) -> bool:
+        from os import getpid
+
+        return getpid() == self._pid
+
+
+def process_mark() -> Any:
+    """Something whose first item is true in this process, and false in those forked from it, whoever forks.
+
+    A page that the system empties in the child costs a tenth of what asking for the process's id does.
+    """
+    try:
+        import mmap
+
+        page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        page.madvise(_MADV_WIPEONFORK)
+        page[0] = 1
+    except Exception:  # Host safety: not on Linux, on an old one, or without mmap.
+        return _Pid()
+    return page
 
 
 class NullReporter:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from autoinstr.prometheus import MetricsServer
     from autoinstr.remote import RemoteSampler
     from autoinstr.report import Exporter
+    from autoinstr.trace import Span, Tracer
 
 #: How long a fork waits for threads of ours that are just busy with the network.
 FORK_PATIENCE_S = 0.05
@@ -80,6 +81,7 @@ class Runtime:
             on_trouble=lambda text: say(text, about="export"),
             shield=lambda: current.set(SUPPRESSED),
             start_thread=start_thread,
+            on_fork=_guarded("fork", self._after_fork_in_child),
         )
         if config.metrics_port is not None:
             from autoinstr.prometheus import MetricsServer
@@ -110,6 +112,7 @@ class Runtime:
             from autoinstr.budget import watching
 
             self._tracer_kind = watching(Tracer)
+        self._tracer_kind = noticing(self._move, self._tracer_kind)
         if self.metrics_server is not None:
             from autoinstr.prometheus import announcing
 
@@ -236,6 +239,7 @@ class Runtime:
         """``close``, a moment later where spans are open: those that do not end by then are not lost by haste."""
         from time import monotonic, sleep
 
+        self.reporter.notice_fork()
         deadline = monotonic() + min(LAST_SPANS_S, self.config.exit_timeout_s)
         while self._open_spans() > 0 and monotonic() < deadline:
             sleep(0.001)
@@ -317,6 +321,12 @@ class Runtime:
         self.tracing.tracer = self._build_tracer()
         if self.budget is not None:
             self.budget.renew(self._read_costs())
+
+    def _move(self) -> Tracer:
+        """The tracer for a child that was forked without Python's hooks."""
+        self._after_fork_in_child()
+        tracer: Tracer = self.tracing.tracer
+        return tracer
 
     def metrics(self) -> dict[str, int]:
         """The client's counts by Jaeger's names, with tags as in Prometheus (``name{tag="value"}``).
@@ -407,6 +417,30 @@ def stop() -> None:
     agent.uninstall()
 
 
+def noticing(move: Callable[[], Tracer], kind: type[Tracer]) -> type[Tracer]:
+    """A kind of tracer whose first root looks whether C code has forked this process since; then it is a plain one.
+
+    Servers that are not written in Python load the application, and with it the agent, and fork their workers afterwards,
+    past Python's hooks: these would all draw the same ids. uWSGI's master may have had spans by then, at the application's
+    import; there it is looked for at each root.
+    """
+    import os
+
+    pid = os.getpid()
+
+    class NoticingTracer(kind):  # type: ignore[misc, valid-type]
+        __slots__ = ()
+
+        def start_local_root(self, *arguments: Any) -> Span:
+            if os.getpid() != pid:
+                return move().start_local_root(*arguments)
+            if "uwsgi" not in sys.modules:
+                self.__class__ = kind  # type: ignore[assignment]
+            return kind.start_local_root(self, *arguments)
+
+    return NoticingTracer
+
+
 def flush_on_sigterm(agent: Runtime) -> None:
     """Send what is queued when the process is asked to end and the program leaves that to the system.
 
@@ -415,11 +449,9 @@ def flush_on_sigterm(agent: Runtime) -> None:
     """
     import _signal  # type: ignore[import-not-found]
 
-    def on_sigterm(number: int, frame: object) -> None:
+    def end() -> None:
         import os
 
-        # First of all, so that whoever asks twice does not wait.
-        _signal.signal(_SIGTERM, _signal.SIG_DFL)
         try:
             agent.close_in_the_end()
         except Exception as error:  # Host safety: whatever happens, the process ends.
@@ -427,12 +459,38 @@ def flush_on_sigterm(agent: Runtime) -> None:
         finally:
             os.kill(os.getpid(), _SIGTERM)
 
+    def on_sigterm(number: int, frame: object) -> None:
+        # First of all, so that whoever asks twice does not wait.
+        _signal.signal(_SIGTERM, _signal.SIG_DFL)
+        _run_where_one_can_wait(end, frame)
+
     on_sigterm.__qualname__ = _SIGTERM_HANDLER
     try:
         if _signal.getsignal(_SIGTERM) == _signal.SIG_DFL:
             _signal.signal(_SIGTERM, on_sigterm)
     except ValueError:  # Not the main thread (an embedded interpreter): signals are its host's.
         return
+
+
+def _run_where_one_can_wait(work: Callable[[], object], frame: Any) -> None:
+    """Here, as a rule. eventlet runs signal handlers inside its hub, which must not wait: then on a greenlet of its own.
+
+    The hub waits for its next event then, and has to be told that it was interrupted.
+    """
+    eventlet: Any = sys.modules.get("eventlet")
+    is_in_hub = False
+    try:
+        if eventlet is not None and eventlet.getcurrent() is eventlet.hubs.get_hub().greenlet:
+            eventlet.spawn_n(work)
+            is_in_hub = True
+    except Exception as error:  # Host safety: another eventlet, or half of one.
+        fault("eventlet's hub", error)
+    if not is_in_hub:
+        work()
+    elif frame is not None and frame.f_code.co_name == "do_poll":
+        from errno import EINTR
+
+        raise InterruptedError(EINTR, "SIGTERM")
 
 
 def leave_sigterm_alone() -> None:
@@ -497,7 +555,21 @@ def start_thread(work: Callable[..., object], arguments: tuple[object, ...]) -> 
     import _thread
     import threading  # noqa: F401
 
+    uwsgi: Any = sys.modules.get("uwsgi")
+    if uwsgi is not None:
+        _look_at_uwsgi(uwsgi)
     _thread.start_new_thread(work, arguments)
+
+
+def _look_at_uwsgi(uwsgi: Any) -> None:
+    """Raise ``RuntimeError`` before it has forked: its workers would wait for a thread that they do not have when they end.
+
+    What the application does at import is lost by that, where the master imports it.
+    """
+    if not (uwsgi.worker_id() or uwsgi.mule_id() or uwsgi.i_am_the_spooler()):
+        raise RuntimeError("uWSGI is about to fork")
+    if not getattr(uwsgi, "has_threads", True):  # The default of old versions.
+        say("uWSGI runs without threads, so that spans are sent late: start it with --enable-threads")
 
 
 def await_threads(ids: list[int], timeout_s: float) -> None:
