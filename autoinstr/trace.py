@@ -80,17 +80,22 @@ class Limits:
         limit = self.attribute_length
         if limit is None:
             return value
-        if value.__class__ is str or value.__class__ is bytes:
-            return value[:limit] if len(value) > limit else value
-        if isinstance(value, (list, tuple)):
-            return [item[:limit] if isinstance(item, str) else item for item in value[: self.attribute_count]]
+        try:
+            if value.__class__ is str or value.__class__ is bytes:
+                return value[:limit] if len(value) > limit else value
+            if isinstance(value, (list, tuple)):
+                return [item[:limit] if isinstance(item, str) else item for item in value[: self.attribute_count]]
+            if isinstance(value, (bytearray, memoryview)):
+                return bytes(value[:limit])
+        except Exception:  # noqa: S110 - Host safety: an object of the program's, which may do anything; codecs take all.
+            pass
         return value
 
     def cut_all(self, attributes: Attributes | None, count: int) -> dict[str, AttributeValue]:
         """At most ``count`` of the attributes, each shortened; an unusable mapping gives an empty one."""
-        if not attributes:
-            return {}
         try:
+            if not attributes:
+                return {}
             return {str(key): self.cut(value) for key, value in list(attributes.items())[:count]}
         except Exception:  # Host safety: the mapping is the program's own, and may do anything.
             return {}
@@ -136,22 +141,28 @@ class Span(SpanData):
 
     def set_attribute(self, key: str, value: AttributeValue) -> Span:
         """Set one attribute; ``sampling.priority`` > 0 forces the trace to be kept and 0 drops it (OpenTracing)."""
-        if key == "sampling.priority":
-            return self._set_priority(value)
-        own = self.own
-        if own is None:
-            self.own = own = {}
-        limits = self.tracer.limits
-        if key in own or len(own) < limits.attribute_count:
-            own[key] = limits.cut(value)
-        else:
-            self._count_dropped(attributes=1)
+        try:
+            if key == "sampling.priority":
+                return self._set_priority(value)
+            own = self.own
+            if own is None:
+                self.own = own = {}
+            limits = self.tracer.limits
+            if key in own or len(own) < limits.attribute_count:
+                own[key] = limits.cut(value)
+                return self
+        except Exception:  # noqa: S110 - Host safety: a key of the program's own that is no text.
+            pass
+        self._count_dropped(attributes=1)
         return self
 
     def set_attributes(self, attributes: Attributes) -> Span:
         """Set several attributes."""
-        for key, value in attributes.items():
-            self.set_attribute(key, value)
+        try:
+            for key, value in attributes.items():
+                self.set_attribute(key, value)
+        except Exception:  # Host safety: the mapping is the program's own, and may do anything.
+            self._count_dropped(attributes=1)
         return self
 
     def add_event(self, name: str, attributes: Attributes | None = None, time_ns: int | None = None) -> Span:
@@ -182,15 +193,14 @@ class Span(SpanData):
         stack, limit = described["exception.stacktrace"], self.tracer.limits.attribute_length
         if limit and isinstance(stack, str):
             described["exception.stacktrace"] = stack[-limit:]  # What failed stands at its end.
-        if attributes:
-            described.update(attributes)
+        described.update(self.tracer.limits.cut_all(attributes, self.tracer.limits.event_attribute_count))
         return self.add_event("exception", described)
 
     def set_status(self, status: int, message: str = "") -> Span:
         """Set the outcome, a ``Status``; OK is final (OpenTelemetry: trace API, set status)."""
         if self.status != Status.OK and status != Status.UNSET:
             self.status = status
-            self.status_message = message if status == Status.ERROR else ""
+            self.status_message = self.tracer.limits.cut(message) if status == Status.ERROR else ""  # type: ignore[assignment]
         return self
 
     def fail(self, error: BaseException) -> Span:
@@ -205,7 +215,10 @@ class Span(SpanData):
         if value is None:
             baggage.pop(key, None)
         else:
-            baggage[key] = str(value)
+            try:
+                baggage[key] = str(value)
+            except Exception:  # Host safety: key and value are the program's own.
+                return self
         self.baggage = baggage or None
         return self
 
@@ -227,7 +240,10 @@ class Span(SpanData):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if error is not None and not isinstance(error, GeneratorExit):
-            self.fail(error)
+            try:
+                self.fail(error)
+            except Exception:  # noqa: S110 - Host safety: there may be no stack left to describe it (RecursionError).
+                pass
         self.end()
 
     def _start_clock(self) -> None:
@@ -241,7 +257,7 @@ class Span(SpanData):
         """OpenTracing's forced sampling, as Jaeger's clients have it: the tag is kept only when it grants something."""
         try:
             wanted = int(value) > 0  # type: ignore[arg-type]
-        except (TypeError, ValueError):
+        except Exception:  # Host safety: __int__ is the program's; infinity has its own error.
             return self
         if not self.trace_id:  # Below our own work, which is never traced.
             return self
@@ -613,13 +629,13 @@ def type_name(error: BaseException) -> str:
 
 def describe_exception(error: BaseException) -> dict[str, AttributeValue]:
     """``exception.type``, ``exception.message`` and ``exception.stacktrace``."""
-    from traceback import format_exception  # Only for errors: it is slow to load.
-
     try:
         message = str(error)
     except Exception:  # Host safety: __str__ is the program's.
         message = "<unprintable>"
     try:
+        from traceback import format_exception  # Only for errors: it is slow to load.
+
         stack = "".join(format_exception(type(error), error, error.__traceback__, limit=-64))
     except Exception:  # Host safety: formatting calls the program's __str__, too.
         stack = ""

@@ -331,12 +331,18 @@ class FileTransport:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        #: Whether the disk was full in the middle of a line, which would spoil the next one, too.
+        self._is_torn = False
 
     def send(self, payload: bytes, timeout_s: float | None = None) -> bytes:
         """Append; the file is opened each time, so that it may be rotated."""
         try:
             with open(self.path, "ab", buffering=0) as file:
-                file.write(payload + b"\n")
+                line = b"\n" * self._is_torn + payload + b"\n"
+                written = file.write(line)
+                self._is_torn = written < len(line)
+                if self._is_torn:
+                    raise OSError("no room for all of a line")
         except OSError as error:
             raise TransportError(f"cannot write spans to {self.path}: {error}") from error
         return b""

@@ -41,6 +41,7 @@ def make_handler(
     conventions = tracing.conventions
     request_facts, target_facts = conventions.server_request, conventions.server_target
     client_facts, response_facts = conventions.server_client, conventions.server_response
+    longest = conventions.longest
     known_methods = conventions.known_methods
     extract, trace_headers = tracing.asgi.extract_asgi, tracing.asgi.probes
     excluded = excluder(tracing.config, scope_name, "asgi")
@@ -66,7 +67,7 @@ def make_handler(
         )
         if span.recording:
             client = scope.get("client")
-            path = scope.get("path", "")
+            path = scope.get("path", "")[:longest]
             host = headers.get(b"host")
             span.facts = (
                 *span.facts,
@@ -74,14 +75,14 @@ def make_handler(
                     request_facts,
                     method,
                     scope.get("scheme", "http"),
-                    host if host is not None else _server(scope),
+                    host[:longest] if host is not None else _server(scope),
                     scope.get("http_version", ""),
                 ),
-                (target_facts, "", path if path.isascii() else _native(path), scope.get("query_string", b"")),
+                (target_facts, "", path if path.isascii() else _native(path), scope.get("query_string", b"")[:longest]),
                 (
                     client_facts,
-                    headers.get(b"user-agent", b""),
-                    headers.get(b"x-forwarded-for", b""),
+                    headers.get(b"user-agent", b"")[:longest],
+                    headers.get(b"x-forwarded-for", b"")[:longest],
                     client[0] if client else "",
                 ),
             )

@@ -78,6 +78,8 @@ class Conventions:
         known = frozenset(config.known_methods) if config.known_methods else KNOWN_METHODS
         redact = frozenset(map(str.lower, config.redact_query))
         self.known_methods = known
+        #: What is longer comes to no more in a span, and would be held in the queue: characters of a path, a query, a header.
+        self.longest = config.attribute_length
         self.may_propagate_to = propagation_filter(config)
 
         def server_request(method: str, scheme: str, host: str | bytes, version: str) -> Attributes:
@@ -356,6 +358,7 @@ def client_facts(
     conventions: Conventions, method: str, scheme: str, host: str, port: int, target: str
 ) -> tuple[Facts, ...]:
     """What a client knows of a request that it sends to ``host``, which may be a proxy: the target is absolute then."""
+    target = target[: conventions.longest]
     if is_absolute(target):
         return ((conventions.client_target, method, target),)
     return ((conventions.client_request, method, scheme, host, port), (conventions.client_url, scheme, host, port, target))

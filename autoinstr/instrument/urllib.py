@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def patch(patcher: Patcher, tracing: Tracing) -> None:
     """``do_open`` is real HTTP only; ``open``, which redirects call again, takes ``file:`` and ``data:``, too."""
-    describe_target = tracing.conventions.client_target
+    describe_target, longest = tracing.conventions.client_target, tracing.conventions.longest
     excluded = excluder(tracing.config, "urllib")
 
     def begin(parent: Span | None, handler: Any, http_class: Any, req: Any, **_: Any) -> Span | None:
@@ -25,7 +25,7 @@ def patch(patcher: Patcher, tracing: Tracing) -> None:
         url, method = req.full_url, req.get_method()
         if excluded is not None and excluded(url):
             return SUPPRESSED
-        return start_client(tracing, parent, "urllib", method, ((describe_target, method, url),), call, resends)
+        return start_client(tracing, parent, "urllib", method, ((describe_target, method, url[:longest]),), call, resends)
 
     look_at_url = excluded is not None
     patcher.wrap("AbstractHTTPHandler.do_open", one_request(tracing, begin, look_at_url=look_at_url))

@@ -37,7 +37,7 @@ def make_handler(
     conventions = tracing.conventions
     request_facts, target_facts = conventions.server_request, conventions.server_target
     client_facts, response_facts = conventions.server_client, conventions.server_response
-    known_methods = conventions.known_methods
+    known_methods, longest = conventions.known_methods, conventions.longest
     extract, trace_headers = tracing.environ.extract, tracing.environ.probes
     excluded = excluder(tracing.config, scope, "wsgi")
     wanted = tracing.config.server_request_headers
@@ -56,11 +56,16 @@ def make_handler(
                 request_facts,
                 get("REQUEST_METHOD", "GET"),
                 get("wsgi.url_scheme", "http"),
-                host,
+                host[:longest],
                 get("SERVER_PROTOCOL", ""),
             ),
-            (target_facts, get("SCRIPT_NAME", ""), get("PATH_INFO", ""), get("QUERY_STRING", "")),
-            (client_facts, get("HTTP_USER_AGENT", ""), get("HTTP_X_FORWARDED_FOR", ""), get("REMOTE_ADDR", "")),
+            (target_facts, get("SCRIPT_NAME", ""), get("PATH_INFO", "")[:longest], get("QUERY_STRING", "")[:longest]),
+            (
+                client_facts,
+                get("HTTP_USER_AGENT", "")[:longest],
+                get("HTTP_X_FORWARDED_FOR", "")[:longest],
+                get("REMOTE_ADDR", ""),
+            ),
         )
         if wanted:
             span.set_attributes(header_attributes(wanted, "http.request.header", _environ_header(environ)))

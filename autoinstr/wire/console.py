@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from autoinstr.model import Kind, Status
+from autoinstr.wire.values import described, plain, printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,8 +24,13 @@ class ConsoleEncoder:
         self, spans: Sequence[SpanData], lost: tuple[int, int, int] = (0, 0, 0)
     ) -> tuple[list[tuple[bytes, int]], int]:
         """As ``model.Encoder.encode``."""
-        text = "".join(self._line(span) for span in spans)
-        return [(text.encode("utf-8", "replace"), len(spans))], 0
+        lines, bad = [], 0
+        for span in spans:
+            try:
+                lines.append(self._line(span))
+            except Exception:  # noqa: BLE001 - a span that cannot be encoded is counted, not raised
+                bad += 1
+        return ([("".join(lines).encode("utf-8", "replace"), len(lines))] if lines else []), bad
 
     def rejected(self, response: bytes) -> int:
         """Nobody refuses a line."""
@@ -33,9 +39,10 @@ class ConsoleEncoder:
     def _line(self, span: SpanData) -> str:
         parts = [
             f"span {span.trace_id:032x}:{span.span_id:016x}:{span.parent_id:016x} {self._service}",
-            f"{span.name!r} {Kind.NAMES[span.kind]} {(span.end_ns - span.start_ns) / 1e6:.3f} ms",
+            f"{printable(span.name)!r} {Kind.NAMES[span.kind]} {(span.end_ns - span.start_ns) / 1e6:.3f} ms",
         ]
         if span.status == Status.ERROR:
             parts.append(f"ERROR {span.status_message}".rstrip())
-        parts += [f"{key}={value!r}" for key, value in span.attributes.items()]
+        attributes = {**described(span.facts), **(span.own or {})}
+        parts += [f"{printable(key)}={plain(value)!r}" for key, value in attributes.items()]
         return " ".join(parts) + "\n"
