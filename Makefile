@@ -23,6 +23,10 @@ tests = { $(1) -m pytest -n auto $(PYTEST_ARGS) \
 	|| { test $$? -eq 1 && echo "== once more, alone, what failed beside others" \
 	&& $(1) -m pytest --last-failed --last-failed-no-failures none $(PYTEST_ARGS); }; }
 
+# What is built from source; without a compiler or headers its tests are skipped (README, "Tests").
+native = $(1) -m pip install --quiet --disable-pip-version-check --editable '.[test-native]' \
+	|| echo "== no compiler or no headers: the tests of mysqlclient and uWSGI are skipped"
+
 .PHONY: demo test matrix check docs pictures clean
 .DELETE_ON_ERROR:
 
@@ -37,6 +41,7 @@ matrix: $(VENV)/.test
 		venv=$(VENV)-$$(basename $$python); echo "== $$python"; \
 		{ test -x $$venv/bin/python || $$python -m venv $$venv; } \
 			&& $$venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]' \
+			&& { $(call native,$$venv/bin/python); } \
 			&& $(call tests,$$venv/bin/python) || exit 1; \
 	done
 
@@ -58,6 +63,7 @@ clean:
 # One stamp per set of dependencies: a second run installs nothing until pyproject.toml changes.
 $(VENV)/.%: pyproject.toml | $(VENV)/.created
 	$(PIP) --editable '.[$*]'
+	$(if $(filter test,$*),$(call native,$(BIN)/python))
 	touch $@
 
 $(VENV)/.created:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from autoinstr.config import Config
     from autoinstr.instrument.http import Conventions
+    from autoinstr.instrument.logging import Finder
     from autoinstr.propagate import Propagator
     from autoinstr.trace import Tracer
 
@@ -63,13 +64,48 @@ TABLE = (
     ("urllib.request", "urllib", "urllib:patch"),
     ("http.client", "http.client", "http_client:patch"),
     ("http.client", "headers", "http_client:patch_headers"),
+    ("httpx._client", "httpx", "httpx:patch_client"),
     ("httpx._transports.default", "httpx", "httpx:patch"),
     ("httpcore._sync.connection_pool", "headers", "httpx:patch_headers"),
     ("httpcore._async.connection_pool", "headers", "httpx:patch_headers"),
+    ("httpx2._client", "httpx2", "httpx:patch_client"),
+    ("httpx2._transports.default", "httpx2", "httpx:patch"),
+    ("httpcore2._sync.connection_pool", "headers", "httpx:patch_headers"),
+    ("httpcore2._async.connection_pool", "headers", "httpx:patch_headers"),
+    ("aiohttp.client", "aiohttp-client", "aiohttp_client:patch"),
+    ("aiohttp.connector", "aiohttp-client", "aiohttp_client:patch_connector"),
+    ("aiohttp.client_reqrep", "aiohttp-client", "aiohttp_client:patch_request"),
+    ("aiohttp.client_reqrep", "headers", "aiohttp_client:patch_headers"),
+    ("aiohttp.web_protocol", "aiohttp-server", "aiohttp_server:patch"),
+    ("aiohttp.web_urldispatcher", "aiohttp-server", "aiohttp_server:patch_routing"),
+    ("aiohttp.web_ws", "aiohttp-server", "aiohttp_server:patch_websocket"),
     ("sqlite3.dbapi2", "sqlite3", "sqlite:patch"),
     ("sqlite3", "sqlite3", "sqlite:patch"),
+    ("aiosqlite.core", "aiosqlite", "sqlite:patch_aiosqlite"),
+    ("psycopg", "psycopg", "psycopg:patch"),
+    ("psycopg2", "psycopg2", "psycopg:patch_psycopg2"),
+    ("asyncpg", "asyncpg", "asyncpg:patch"),
+    ("pymysql", "pymysql", "mysql:patch_pymysql"),
+    ("aiomysql", "aiomysql", "mysql:patch_aiomysql"),
+    ("MySQLdb.connections", "mysqlclient", "mysql:patch_mysqldb"),
+    ("mysql.connector.cursor", "mysql.connector", "mysql:patch_connector_cursors"),
+    ("mysql.connector.cursor_cext", "mysql.connector", "mysql:patch_connector_cursors"),
+    ("mysql.connector.connection", "mysql.connector", "mysql:patch_connector_connections"),
+    ("mysql.connector.connection_cext", "mysql.connector", "mysql:patch_connector_connections"),
+    ("mysql.connector.aio.cursor", "mysql.connector", "mysql:patch_connector_cursors"),
+    ("mysql.connector.aio.connection", "mysql.connector", "mysql:patch_connector_connections"),
+    ("sqlalchemy.engine.default", "sqlalchemy", "sqlalchemy:patch"),
+    ("grpc._channel", "grpc", "grpc:patch_channel"),
+    ("grpc._server", "grpc", "grpc:patch_server"),
+    ("grpc.aio._channel", "grpc", "grpc:patch_aio_channel"),
+    ("grpc.aio._server", "grpc", "grpc:patch_aio_server"),
+    ("botocore.client", "botocore", "botocore:patch"),
+    ("aiobotocore.client", "botocore", "botocore:patch_aio"),
     ("threading", "threading", "threads:patch_threading"),
     ("concurrent.futures.thread", "futures", "threads:patch_executor"),
+    ("opentelemetry.trace", "opentelemetry", "autoinstr.bridge.opentelemetry:patch"),
+    ("opentelemetry.propagate", "opentelemetry", "autoinstr.bridge.opentelemetry:patch_propagation"),
+    ("fastapi.telemetry._api", "opentelemetry", "autoinstr.bridge.opentelemetry:patch_fastapi"),
     ("opentracing", "opentracing", "autoinstr.bridge.opentracing:patch"),
 )
 #: Frameworks whose applications are told by their class: (name for switching it off, module, class), special ones first.
@@ -190,9 +226,11 @@ class Watcher:
         self._armed: set[str] = set()
         self._loading_wrapt = False
         self._has_wrapt = False
+        self._logging: Finder | None = None
 
     def install(self) -> None:
         """Begin to watch; libraries that are there already are patched now."""
+        self._watch_logging()
         sys.meta_path.insert(0, self)
         for name in list(self._targets):
             if name in sys.modules and name not in FOLLOWERS:
@@ -200,11 +238,22 @@ class Watcher:
 
     def uninstall(self) -> None:
         """Stop watching and undo all patches."""
+        if self._logging is not None:
+            self._logging.uninstall()
         if self in sys.meta_path:
             sys.meta_path.remove(self)
         self._targets = {}
         while self.patchers:
             self.patchers.pop().undo()
+
+    def _watch_logging(self) -> None:
+        """Not in the table: patched only when asked, and without wrapt, which must not come as early as everybody imports it."""
+        config = self.tracing.config
+        if (config.log_correlation or config.log_events) and not self.tracing.is_disabled("logging"):
+            from autoinstr.instrument.logging import Finder
+
+            self._logging = Finder(self.tracing, self.patchers)
+            self._logging.install()
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
         """Called for every import: see to the hook if the name is in the table, and let the others find it."""
