@@ -95,6 +95,24 @@ TABLE = (
     ("mysql.connector.aio.cursor", "mysql.connector", "mysql:patch_connector_cursors"),
     ("mysql.connector.aio.connection", "mysql.connector", "mysql:patch_connector_connections"),
     ("sqlalchemy.engine.default", "sqlalchemy", "sqlalchemy:patch"),
+    ("redis.client", "redis", "redis:patch"),
+    ("redis.cluster", "redis", "redis:patch"),
+    ("redis.asyncio.client", "redis", "redis:patch_async"),
+    ("redis.asyncio.cluster", "redis", "redis:patch_async"),
+    ("valkey.client", "valkey", "redis:patch"),
+    ("valkey.cluster", "valkey", "redis:patch"),
+    ("valkey.asyncio.client", "valkey", "redis:patch_async"),
+    ("valkey.asyncio.cluster", "valkey", "redis:patch_async"),
+    ("kombu.transport.redis", "redis", "redis:patch_kombu"),
+    ("celery.signals", "celery", "celery:patch"),
+    ("celery.app.amqp", "celery", "celery:patch_amqp"),
+    ("pymongo.monitoring", "pymongo", "pymongo:patch"),
+    ("kafka.producer.kafka", "kafka", "kafka:patch_producer"),
+    ("kafka.consumer.group", "kafka", "kafka:patch_consumer"),
+    ("aiokafka.producer.producer", "aiokafka", "kafka:patch_aio_producer"),
+    ("aiokafka.consumer.consumer", "aiokafka", "kafka:patch_aio_consumer"),
+    ("confluent_kafka.cimpl", "confluent_kafka", "kafka:patch_confluent"),
+    ("confluent_kafka", "confluent_kafka", "kafka:patch_confluent"),
     ("grpc._channel", "grpc", "grpc:patch_channel"),
     ("grpc._server", "grpc", "grpc:patch_server"),
     ("grpc.aio._channel", "grpc", "grpc:patch_aio_channel"),
@@ -233,7 +251,8 @@ class Watcher:
         self._watch_logging()
         sys.meta_path.insert(0, self)
         for name in list(self._targets):
-            if name in sys.modules and name not in FOLLOWERS:
+            # What is there already is patched with the first of them, when wrapt has been loaded.
+            if name in sys.modules and name not in FOLLOWERS and name not in self.patched:
                 self._arm(name)
 
     def uninstall(self) -> None:

@@ -301,3 +301,13 @@ def test_nothing_is_searched_before_the_first_library(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.stderr == ""
     assert done.stdout == "False\nTrue\n"
+
+
+def test_libraries_that_are_there_are_patched_once(watch: Callable[..., Watcher]) -> None:
+    """What an instrument puts in place of a class would be put in place of itself, when an agent is started late."""
+    importlib.import_module("http.client")
+    importlib.import_module("urllib.request")
+    modules = [patcher.module.__name__ for patcher in watch().patchers]
+    rows = [module for module, _, _ in TABLE]
+    assert {"http.client", "urllib.request", "threading"} <= set(modules)
+    assert [module for module in modules if modules.count(module) != rows.count(module)] == []
