@@ -251,7 +251,6 @@ class Watcher:
         self._watch_logging()
         sys.meta_path.insert(0, self)
         for name in list(self._targets):
-            # What is there already is patched with the first of them, when wrapt has been loaded.
             if name in sys.modules and name not in FOLLOWERS and name not in self.patched:
                 self._arm(name)
 
@@ -295,8 +294,11 @@ class Watcher:
 
     def _arm(self, name: str) -> bool:
         """Register the hook with wrapt. False when wrapt is not to be had."""
-        if not self._has_wrapt and not self._load_wrapt():
-            return False
+        if not self._has_wrapt:
+            if not self._load_wrapt():
+                return False
+            if name in self.patched:
+                return True
         from wrapt import register_post_import_hook
 
         self._armed.add(name)
@@ -318,7 +320,7 @@ class Watcher:
             self._loading_wrapt = False
         self._has_wrapt = True
         for name in list(self._targets):
-            # wrapt itself, or .pth files, may have imported some of them.
+            # What is there already; wrapt itself, or .pth files, may have imported some of them.
             if name in sys.modules and name not in self._armed:
                 self._arm(name)
         return True
