@@ -55,7 +55,7 @@ COLOURS = {OK: "32", NOTE: "33", TROUBLE: "31;1"}
 
 WRAPT_FROM, WRAPT_BEFORE = (1, 14), (3,)
 
-#: Instrument: the distribution that has its library, and the oldest version supported. Others are in Python.
+#: Instrument: the distribution that has its library (or several that do), and the oldest version supported. Others are in Python.
 DISTRIBUTIONS = {
     "werkzeug": ("Werkzeug", "2.3"),
     "gunicorn": ("gunicorn", "22"),
@@ -74,6 +74,30 @@ DISTRIBUTIONS = {
     "fastapi": ("fastapi", "0.110"),
     "requests": ("requests", "2.31"),
     "urllib3": ("urllib3", "2"),
+    "httpx": ("httpx", "0.27"),
+    "httpx2": ("httpx2", "2"),
+    "aiohttp-client": ("aiohttp", "3.9"),
+    "aiohttp-server": ("aiohttp", "3.9"),
+    "aiosqlite": ("aiosqlite", "0.20"),
+    "psycopg": ("psycopg", "3.1"),
+    "psycopg2": ("psycopg2 psycopg2-binary", "2.9"),
+    "asyncpg": ("asyncpg", "0.29"),
+    "pymysql": ("PyMySQL", "1.1"),
+    "aiomysql": ("aiomysql", "0.2"),
+    "mysqlclient": ("mysqlclient", "2.2"),
+    "mysql.connector": ("mysql-connector-python", "8.2"),
+    "sqlalchemy": ("SQLAlchemy", "2"),
+    "redis": ("redis", "5"),
+    "valkey": ("valkey", "6"),
+    "celery": ("celery", "5.4"),
+    "pymongo": ("pymongo", "4.9"),
+    "kafka": ("kafka-python", "2.0.3"),
+    "aiokafka": ("aiokafka", "0.11"),
+    "confluent_kafka": ("confluent-kafka", "2.4"),
+    "grpc": ("grpcio", "1.60"),
+    "botocore": ("botocore", "1.34"),
+    "opentelemetry": ("opentelemetry-api", "1.21"),
+    "opentracing": ("opentracing", "2.4"),
 }
 
 #: Folders by which other agents start themselves in every Python, as ours does: part of the path, name.
@@ -295,16 +319,21 @@ def _library(name: str, modules: Sequence[str], effective: Config) -> Library:
         version=version,
         supported_from=supported_from,
         hooks=tuple(modules),
-        missing_hooks=tuple(module for module in modules if version and not _exists(module)),
+        # What another package of the same name for switching off would have (kombu beside redis) is not missing.
+        missing_hooks=tuple(
+            module for module in modules if version and _exists(module.partition(".")[0]) and not _exists(module)
+        ),
         switched_off=not effective.disabled_instruments.isdisjoint((name, "*")),
     )
 
 
-def _version(distribution: str) -> str:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return ""
+def _version(distributions: str) -> str:
+    for distribution in distributions.split():
+        try:
+            return metadata.version(distribution)
+        except metadata.PackageNotFoundError:
+            continue
+    return ""
 
 
 def _exists(module: str) -> bool:

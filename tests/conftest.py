@@ -5,8 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
+
+with suppress(ImportError):
+    # Its C library finds no room for what it keeps per thread once others (pyarrow's) have been loaded.
+    import mysql.connector  # noqa: F401
 
 PREFIXES = ("AUTOINSTR_", "_AUTOINSTR_", "JAEGER_", "OTEL_")
 

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     #: Where a connection goes: the database's name, the host (or the path of a socket), the port.
     Target = tuple[str, str, int]
 
+#: The flag of a coroutine function's code.
+CO_COROUTINE = 0x80
+
 #: What has a span only when it is slow, is slow from here on.
 SLOW_NS = 10_000_000
 #: Statements that only open, close or undo a transaction.
@@ -128,7 +131,8 @@ class Driver:
                     self._note(error)
                     raise
 
-            return span_around(noting_async if is_async else noting)
+            traced = span_around(noting_async if is_async else noting)
+            return functionlike(traced) if is_async and not _is_coroutine_function(wrapped) else traced
 
         return make
 
@@ -291,6 +295,20 @@ class Kinds:
 def _calls_by_name(method: Any) -> bool:
     code = getattr(method, "__code__", None)
     return code is not None and "super" not in code.co_names
+
+
+def _is_coroutine_function(function: Any) -> bool:
+    """As ``inspect`` says it, which is not worth loading for this."""
+    return bool(getattr(getattr(function, "__code__", None), "co_flags", 0) & CO_COROUTINE)
+
+
+def functionlike(make_coroutine: Callable[..., Any]) -> Callable[..., Any]:
+    """For functions that return a coroutine and are no coroutine functions themselves, under some libraries' decorators."""
+
+    def call(*arguments: Any, **keywords: Any) -> Any:
+        return make_coroutine(*arguments, **keywords)
+
+    return call
 
 
 def like(original: Any, make: Make) -> Any:

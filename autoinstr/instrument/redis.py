@@ -95,7 +95,7 @@ def _wrap(patcher: Patcher, tracing: Tracing, around: Callable[[Tracing, str, Be
         (COMMANDS, around(tracing, system, described.command)),
         (SUBSCRIPTIONS, around(tracing, system, described.subscription)),
         (BATCHES, around(tracing, system, described.batch)),
-        (NODES, noting_node(system)),
+        (NODES, noting_node(system, is_async=around is traced_async)),
     )
     for methods, make in kinds:
         for owner, method in methods:
@@ -164,24 +164,34 @@ def _begun(tracing: Tracing, parent: Span | None, system: str, begin: Begin, arg
         return None
 
 
-def noting_node(system: str) -> Callable[[Any], Callable[..., Any]]:
+def noting_node(system: str, *, is_async: bool = False) -> Callable[[Any], Callable[..., Any]]:
     """For a cluster's way to send to one node: the span of the command learns which it was, the first of several."""
+
+    def note(arguments: tuple[Any, ...]) -> None:
+        try:
+            span = current.get()
+            if span is not None and span.recording and span.scope == system and not span.end_ns:
+                node = arguments[1]
+                if span.facts[-1][0] is not describe_node:
+                    span.facts = (*span.facts, (describe_node, str(node.host), int(node.port)))
+        except Exception as trouble:  # Host safety: the command goes out, where to remains unsaid.
+            fault(f"the look at a node of {system}", trouble)
 
     def make(wrapped: Any) -> Callable[..., Any]:
         def call(*arguments: Any, **keywords: Any) -> Any:
-            try:
-                span = current.get()
-                if span is not None and span.recording and span.scope == system and not span.end_ns:
-                    node = arguments[1]
-                    if span.facts[-1][0] is not describe_node:
-                        span.facts = (*span.facts, (describe_node, str(node.host), int(node.port)))
-            except Exception as trouble:  # Host safety: the command goes out, where to remains unsaid.
-                fault(f"the look at a node of {system}", trouble)
+            note(arguments)
             return wrapped(*arguments, **keywords)
 
         return call
 
-    return make
+    def make_async(wrapped: Any) -> Callable[..., Any]:
+        async def call(*arguments: Any, **keywords: Any) -> Any:
+            note(arguments)
+            return await wrapped(*arguments, **keywords)
+
+        return call
+
+    return make_async if is_async else make
 
 
 class Described:

@@ -14,7 +14,7 @@ import sys
 import warnings
 from unittest import mock
 
-LIBRARIES = ["http.client", "urllib.request", "wsgiref.handlers", "threading", "concurrent.futures.thread", "bottle", "cheroot.wsgi", "daphne.server", "django.core.handlers.asgi", "django.core.handlers.wsgi", "django.utils.autoreload", "falcon", "falcon.asgi", "fastapi", "fastapi.routing", "flask", "granian.asgi", "granian.wsgi", "gunicorn.app.base", "hypercorn.app_wrappers", "quart", "requests", "starlette.applications", "starlette.routing", "urllib3", "uvicorn.config", "uvicorn.server", "waitress.server", "werkzeug._reloader", "werkzeug.serving"]
+LIBRARIES = ["http.client", "urllib.request", "wsgiref.handlers", "threading", "concurrent.futures.thread", "bottle", "cheroot.wsgi", "daphne.server", "django.core.handlers.asgi", "django.core.handlers.wsgi", "django.utils.autoreload", "falcon", "falcon.asgi", "fastapi", "fastapi.routing", "flask", "granian.asgi", "granian.wsgi", "gunicorn.app.base", "hypercorn.app_wrappers", "quart", "requests", "sqlite3", "aiosqlite", "psycopg", "psycopg2", "asyncpg", "pymysql", "aiomysql", "MySQLdb.connections", "mysql.connector", "sqlalchemy.engine", "redis.asyncio", "redis.cluster", "celery", "celery.app.amqp", "pymongo", "kafka", "aiokafka", "confluent_kafka", "grpc.aio", "botocore.client", "aiohttp", "aiohttp.web", "httpx", "httpx2", "opentracing", "starlette.applications", "starlette.routing", "urllib3", "uvicorn.config", "uvicorn.server", "waitress.server", "werkzeug._reloader", "werkzeug.serving"]
 
 
 def find(name):
@@ -35,7 +35,8 @@ def describe(name):
         "signature": without_addresses(str(inspect.signature(function))),
         "is a coroutine function": inspect.iscoroutinefunction(function),
         "names": [getattr(function, attribute, None) for attribute in ("__name__", "__qualname__", "__module__")],
-        "document": without_addresses(pydoc.render_doc(function, renderer=pydoc.plaintext)),
+        # Without a docstring pydoc looks for a comment above the function's own source.
+        "document": function.__doc__ and without_addresses(pydoc.render_doc(function, renderer=pydoc.plaintext)),
         "source": inspect.getsource(function),
         "annotations": str(function.__annotations__),
         "copies are itself": copy.deepcopy(function) is function is copy.copy(function),
@@ -61,8 +62,8 @@ def patched():
     watcher = sys._autoinstr_running.watcher
     for patcher in watcher.patchers:
         for owner, name, _, _ in patcher._undo:
-            if not inspect.isroutine(getattr(owner, name)):
-                continue  # A class in place of another, or an object of the library's own.
+            if not (inspect.ismodule(owner) or inspect.isclass(owner)) or not inspect.isfunction(inspect.unwrap(getattr(owner, name))):
+                continue  # A class in place of another, an object, or what a C library has.
             place = owner.__name__ + ":" if inspect.ismodule(owner) else f"{owner.__module__}:{owner.__qualname__}."
             yield place + name
 
