@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 #: Jaeger's Go and Java clients call theirs like this in Prometheus.
 PREFIX = "jaeger_tracer_"
-GAUGES = frozenset({"reporter_queue_length"})
+GAUGES = frozenset({"reporter_backlog_length", "reporter_queue_length"})
 HELP = {
     "traces": "Traces by where they started and whether they are kept",
     "started_spans": "Spans started",
@@ -33,6 +33,7 @@ HELP = {
     "span_context_decoding_errors": "Incoming headers that could not be read",
     "reporter_spans": "Spans sent (ok), lost on the way (err) and lost before it (dropped)",
     "reporter_queue_length": "Spans that wait to be sent",
+    "reporter_backlog_length": "Spans that could not be sent and will be tried again",
     "cpu_microseconds": "CPU time of the process, and what tracing has taken of it (where the sampler is budget)",
     "sampler_queries": "Polls for a sampling strategy",
     "sampler_updates": "Sampling strategies received",

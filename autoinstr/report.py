@@ -34,6 +34,8 @@ LONGEST_DELAY_S = 5.0
 _UNMARKED = b"\1"
 #: madvise(2), Linux: a forked child finds zeros in the page. Python does not name it.
 _MADV_WIPEONFORK = 18
+#: When to go on with a queue that was filled while others were being sent: nobody has woken the worker for it.
+_SOON_S = 0.01
 #: How often somebody who has to wait without a lock looks again.
 _LOOK_AGAIN_S = 0.0005
 #: How long the end of the process waits for a worker that has sent everything: Python may crash while it ends beside a thread
@@ -374,7 +376,9 @@ class Reporter:
             return
 
     def _patience_s(self) -> float:
-        """How long to sleep: the interval, or less if something is to be tried again before."""
+        """How long to sleep: the interval, or less if something is to be tried again before, or much came meanwhile."""
+        if len(self.queue) > self._wake_at:
+            return _SOON_S
         retries = [exporter.retry_at for exporter in self.exporters if exporter.waiting]
         return min(self.interval_s, max(min(retries) - monotonic(), 0.0)) if retries else self.interval_s
 

@@ -352,6 +352,7 @@ class Runtime:
             'reporter_spans{result="err"}': sum(exporter.failed + exporter.too_large for exporter in exporters),
             'reporter_spans{result="dropped"}': reporter.dropped,
             "reporter_queue_length": len(reporter.queue),
+            "reporter_backlog_length": sum(exporter.waiting for exporter in exporters),
             'sampler_queries{result="ok"}': counters.sampler_queries_ok,
             'sampler_queries{result="err"}': counters.sampler_queries_err,
             'sampler_updates{result="ok"}': counters.sampler_updates_ok,

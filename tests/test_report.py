@@ -147,6 +147,15 @@ def test_queue_is_bounded_and_drops_are_counted_exactly(rig: Callable[..., Rig])
     assert one.encoder.lost[-1] == (18, 0, 0)
 
 
+def test_what_came_during_a_send_does_not_wait_for_the_interval(rig: Callable[..., Rig]) -> None:
+    """After a burst, a batch and more would lie in the queue until the next request, or a whole interval."""
+    one = rig(max_queue=100, max_batch=4)
+    one.hang_with(1)
+    one.report(*range(2, 12))
+    one.transport.may_send.set()
+    until(lambda: one.exporter.sent == 11, "the export")
+
+
 def test_report_does_not_wait_while_the_collector_hangs(rig: Callable[..., Rig]) -> None:
     """Requests would stand still with the collector."""
     one = rig(max_queue=100)

@@ -50,6 +50,7 @@ def test_counts_of_kept_traces(start: Callable[..., runtime.Runtime], sink: Span
     with autoinstr.span("joined", parent=SpanContext(1, 2, 1, is_remote=True)):
         pass
     assert agent.metrics()["reporter_queue_length"] == 3
+    assert agent.metrics()["reporter_backlog_length"] == 0
     assert autoinstr.flush(DEADLINE_S)
     counts = agent.metrics()
     assert {name: count for name, count in counts.items() if count} == {
