@@ -119,6 +119,10 @@ def test_the_root_of_a_trace(spans: list[tuple[str, int, int, int]], root: str) 
     [
         ({}, None),
         ({"sampler.type": "const", "sampler.param": True}, {"type": "const", "param": True}),
+        (
+            {"sampler.type": "budget", "sampler.param": 1.0, "sampler.reason": "slow"},
+            {"type": "budget", "param": 1.0, "reason": "slow"},
+        ),
         ({"sampler.type": "remote"}, {"type": "remote", "param": None}),
         ({"sampler.type": 3, "sampler.param": float("nan")}, {"type": "3", "param": "NaN"}),
         ({"sampler.param": b"\0"}, {"type": "", "param": "00"}),

@@ -419,3 +419,19 @@ def test_only_whole_web_addresses_become_links(run: Run, text: str, expected: bo
 def test_an_id_is_found_in_what_was_pasted(run: Run, text: str, expected: str) -> None:
     """People paste addresses from other tabs into the field for an id."""
     assert run("return t.idIn(x);", text) == expected
+
+
+@pytest.mark.parametrize(
+    ("tags", "sentence"),
+    [
+        ({"param": 0.1}, "within an overhead budget, whose rate was 0.1 then: about 10 such requests happened"),
+        ({"param": 1.0}, "within an overhead budget, whose rate was 1 then: each such request is here."),
+        ({"param": 1.0, "reason": "error"}, "beyond the rate of an overhead budget: its request failed."),
+        ({"param": 1.0, "reason": "slow"}, "its request took unusually long. It stands for itself"),
+    ],
+)
+def test_why_a_budget_kept_a_trace(run: Run, tags: dict[str, Any], sentence: str) -> None:
+    """A request that was kept because it failed would seem to stand for many, or for all."""
+    told = {"sampler.type": "budget", **{f"sampler.{name}": value for name, value in tags.items()}}
+    listed = [{"key": key, "value": value} for key, value in told.items()]
+    assert sentence in run("return t.whySampled(x);", listed)

@@ -42,7 +42,8 @@ def summarise(trace: Trace) -> Summary:
     """The summary of a trace that has at least one span, ready for JSON.
 
     The root is the earliest span that has no parent; failing that, the earliest whose parent is missing; failing that
-    (a loop), the earliest. Its sampler is what its tags ``sampler.type`` and ``sampler.param`` say.
+    (a loop), the earliest. Its sampler is what its tags ``sampler.type`` and ``sampler.param`` say, and ``sampler.reason`` where
+    it was kept beyond a rate.
     """
     ids = {span.span_id for _, span in trace}
     services: dict[str, list[int]] = {}
@@ -93,7 +94,9 @@ def _sampler(root: SpanData) -> dict[str, Any] | None:
     if kind is None and param is None:
         return None
     scalar = param if isinstance(param, str | bool | int | float) or param is None else tag_text(param)
-    return {"type": "" if kind is None else whole_text(tag_text(kind)), "param": json_ready(scalar)}
+    found = {"type": "" if kind is None else whole_text(tag_text(kind)), "param": json_ready(scalar)}
+    reason = attributes.get("sampler.reason")
+    return found if reason is None else {**found, "reason": whole_text(tag_text(reason))}
 
 
 # Adjustments ------------------------------------------------------------------------------------------------------

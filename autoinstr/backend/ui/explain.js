@@ -6,8 +6,8 @@ import { count, plural } from "./lib.js";
 const LABEL_LENGTH = 40;
 
 /**
- * Why a trace was kept, from its root's sampler: a label and a sentence.
- * @param {{type: string, param: unknown} | null} sampler
+ * Why a trace was kept, from its root's sampler: a label and a sentence. `reason` is why it was kept beyond the rate.
+ * @param {{type: string, param: unknown, reason?: string} | null} sampler
  */
 export function samplerWords(sampler) {
   if (!sampler?.type) {
@@ -15,9 +15,9 @@ export function samplerWords(sampler) {
   }
   const type = String(sampler.type);
   const param = sampler.param;
-  const words = Object.hasOwn(WHY, type) ? WHY[type](Number(param), param) : undefined;
+  const words = Object.hasOwn(WHY, type) ? WHY[type](Number(param), sampler.reason) : undefined;
   return {
-    label: shortened(param === null || param === undefined || param === "" ? type : `${type} ${param}`),
+    label: shortened(sampler.reason ? `${type}: ${sampler.reason}` : param === null || param === undefined || param === "" ? type : `${type} ${param}`),
     why: words ?? shortened(`Kept by a sampler of the type “${type}”, with the parameter ${param}.`, 300),
   };
 }
@@ -27,6 +27,13 @@ const WHY = {
   probabilistic: (rate) => (rate > 0 && rate <= 1 ? `Kept by a probabilistic sampler at ${rate}: ${oneIn(rate)}.` : undefined),
   ratelimiting: (rate) => (rate > 0
     ? `Kept by a rate limiter: each process keeps at most ${traces(rate)}. How many more such requests there were is not known.` : undefined),
+  budget: (rate, reason) => {
+    if (reason) {
+      const what = reason === "error" ? "its request failed" : reason === "slow" ? "its request took unusually long" : reason;
+      return `Kept beyond the rate of an overhead budget: ${shortened(what)}. It stands for itself, and what it called was not kept.`;
+    }
+    return rate > 0 && rate <= 1 ? `Kept within an overhead budget, whose rate was ${rate} then: ${oneIn(rate)}.` : undefined;
+  },
   lowerbound: (rate) => (rate >= 0 && rate < 1
     ? `Kept by the lower bound: chance (${rate}) had not picked it, but a few traces of each operation are kept however rare they are.` : undefined),
 };

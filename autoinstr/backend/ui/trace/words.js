@@ -11,7 +11,7 @@ import { endOf, listOf, serviceOf, tagOf } from "./model.js";
 export function whySampled(tags) {
   const type = tagOf(tags, "sampler.type");
   const debugId = tagOf(tags, "jaeger-debug-id");
-  if (type !== undefined) return samplerWords({ type, param: tagOf(tags, "sampler.param") }).why;
+  if (type !== undefined) return samplerWords({ type, param: tagOf(tags, "sampler.param"), reason: tagOf(tags, "sampler.reason") }).why;
   return debugId === undefined ? null : samplerWords({ type: "debug", param: debugId }).why;
 }
 
