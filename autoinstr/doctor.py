@@ -340,7 +340,10 @@ def _exists(module: str) -> bool:
     """Whether a module could be imported; no part of it is (``find_spec`` of a dotted name imports its parents)."""
     first, *rest = module.split(".")
     name = first
-    spec = find_spec(first)
+    try:
+        spec = find_spec(first)
+    except ValueError:  # It has been imported, and put something in its own place (kombu does).
+        spec = PathFinder.find_spec(first)
     for part in rest:
         if spec is None or spec.submodule_search_locations is None:
             return False

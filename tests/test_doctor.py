@@ -16,6 +16,7 @@ from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -426,6 +427,13 @@ def test_every_library_has_its_distribution() -> None:
     of_python = {name for module, name, _ in TABLE if module.partition(".")[0] in sys.stdlib_module_names}
     known = {name for _, name, _ in TABLE} - of_python
     assert known == set(doctor.DISTRIBUTIONS)
+
+
+def test_library_that_has_taken_its_own_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """kombu is an object without a specification once it has been imported: doctor would end with a traceback."""
+    monkeypatch.setitem(sys.modules, "kombu", ModuleType("kombu"))
+    libraries = {library.name: library for library in doctor.installed_libraries(config.from_env({}))}
+    assert (bool(libraries["redis"].version), libraries["redis"].missing_hooks) == (True, ())
 
 
 def test_switched_off_library() -> None:

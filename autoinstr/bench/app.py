@@ -204,7 +204,7 @@ def _catalogue() -> str:
     lines = ["scenarios:", *(f"  {name:{width}}{text}" for name, text in measurable.items())]
     lines += ["", f"frameworks: {', '.join(scenarios.FRAMEWORKS)}", "", "variants:"]
     lines += [f"  {form:{width}}{text}" for form, text in variants.FORMS.items()]
-    return "\n".join([*lines, variants.WIRES_TEXT]).replace("%", "%%")
+    return "\n".join([*lines, variants.WIRES_TEXT])
 
 
 def _repeatable(words: Sequence[str]) -> tuple[str, ...]:

@@ -92,7 +92,9 @@ def make_add_headers(tracing: Tracing) -> Callable[[Any], None]:
             return
         # One item for all of them: http.client joins its items by the same line ends.
         if not (span.baggage or span.trace_state):
-            buffer.append(inject_lines(span))
+            lines = inject_lines(span)
+            if lines:  # An empty one would end the headers: no format is configured, or only that of baggage.
+                buffer.append(lines)
             return
         head = b"\n".join(buffer).lower()
         for name, value in inject(span):

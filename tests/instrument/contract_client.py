@@ -318,6 +318,15 @@ class ClientContract:
             self.send("GET", self.url())
         assert len(self.reporter.spans) == 1
 
+    @pytest.mark.parametrize("formats", ["none", "baggage"])
+    def test_formats_without_ids(self, watch: Callable[..., Watcher], formats: str) -> None:
+        """An empty line where headers would be ends them: the server takes the rest for a body, or for another request."""
+        watch(OTEL_PROPAGATORS=formats)
+        assert self.send("POST", self.url(), {"X-Later": "1"}, b"abc").status == 200
+        (received,) = self.origin.received
+        assert (received.body, received.value("x-later"), received.trace) == (b"abc", "1", None)
+        assert received.value("host")
+
     def test_trace_state_and_baggage(self, watch: Callable[..., Watcher]) -> None:
         """Other vendors' state and the program's baggage end here."""
         parent = SpanContext(1 << 70, 2, 1, "vendor=1", {"user": "ann"}, is_remote=True)

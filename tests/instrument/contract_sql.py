@@ -104,7 +104,8 @@ def mariadb_server(port: int) -> Iterator[Path]:
         folder = Path(name)
         options = as_user("mysql", folder)
         install = ["mariadb-install-db", "--no-defaults", f"--datadir={folder}/data", "--skip-test-db", "--auth-root-authentication-method=normal"]
-        subprocess.run(install, cwd=folder, check=True, capture_output=True, timeout=DEADLINE_S, **options)
+        done = subprocess.run(install, cwd=folder, capture_output=True, text=True, timeout=DEADLINE_S, **options)
+        assert done.returncode == 0, done.stdout + done.stderr
         (folder / "init.sql").write_text(
             "CREATE DATABASE tests;\nCREATE USER tests@'%' IDENTIFIED BY 'secret';\nGRANT ALL ON tests.* TO tests@'%';\n"
         )

@@ -265,6 +265,7 @@ class TestConnectorAsync(AsyncContract):
         self.run(connection.close())
 
 
+@pytest.mark.filterwarnings("ignore:Unknown table")  # Of the server, passed on by the driver: DROP TABLE IF EXISTS.
 class TestAiomysql(AsyncContract):
     scope = "aiomysql"
 
