@@ -204,8 +204,9 @@ class Span(SpanData):
         return self
 
     def fail(self, error: BaseException) -> Span:
-        """Record an exception that ended the work, and set the status to ERROR."""
-        self.record_exception(error)
+        """Record an exception that ended the work, unless it is there already (was logged), and set the status to ERROR."""
+        if not is_recorded(self, error):
+            self.record_exception(error)
         self.set_attribute("error.type", type_name(error))
         return self.set_status(Status.ERROR)
 
@@ -625,6 +626,19 @@ def type_name(error: BaseException) -> str:
     """The qualified name of an exception's class, as ``error.type`` wants it."""
     cls = type(error)
     return cls.__qualname__ if cls.__module__ in {"builtins", "__main__"} else f"{cls.__module__}.{cls.__qualname__}"
+
+
+def is_recorded(span: Span, error: BaseException) -> bool:
+    """Whether a span has an exception already. The text is compared, too: what is tried again fails anew, perhaps otherwise."""
+    kind = type_name(error)
+    events = [event.attributes for event in span.events or () if event.name == "exception"]
+    messages = [event.get("exception.message") for event in events if event.get("exception.type") == kind]
+    if not messages:
+        return False
+    try:
+        return span.tracer.limits.cut(str(error)) in messages
+    except Exception:  # Host safety: __str__ is the program's.
+        return True
 
 
 def describe_exception(error: BaseException) -> dict[str, AttributeValue]:

@@ -17,7 +17,7 @@ from functools import wraps
 
 from autoinstr.instrument import Patcher, Tracing
 from autoinstr.model import SAMPLED
-from autoinstr.trace import current, type_name
+from autoinstr.trace import current, is_recorded
 from autoinstr.trouble import ERROR, fault, say
 
 TYPE_CHECKING = False
@@ -168,19 +168,6 @@ def _message(record: Any) -> str:
         return str(record.getMessage())
     except Exception:  # The arguments do not fit the text, or cannot be made one; handlers will say so.
         return record.msg if isinstance(record.msg, str) else "<unprintable>"
-
-
-def is_recorded(span: Span, error: BaseException) -> bool:
-    """Whether a span has an exception already. The text is compared, too: what is tried again fails anew, perhaps otherwise."""
-    kind = type_name(error)
-    events = [event.attributes for event in span.events or () if event.name == "exception"]
-    messages = [event.get("exception.message") for event in events if event.get("exception.type") == kind]
-    if not messages:
-        return False
-    try:
-        return span.tracer.limits.cut(str(error)) in messages
-    except Exception:  # Host safety: __str__ is the program's.
-        return True
 
 
 # Into the module.

@@ -20,7 +20,7 @@ from pythonjsonlogger.json import JsonFormatter
 
 from autoinstr.instrument import Patcher, Tracing
 from autoinstr.instrument.logging import Finder, patch
-from autoinstr.model import Kind
+from autoinstr.model import Kind, Status
 from autoinstr.trace import SUPPRESSED, current
 
 from .conftest import build_tracing
@@ -290,7 +290,8 @@ def test_an_exception_is_recorded_once(ask: Callable[..., Tracing]) -> None:
                     span.fail(error)
                     log.logger.exception("and again")
     kinds = [kind for kind, _ in events(span)]
-    assert kinds == ["ERROR", "exception", "ERROR", "ERROR", "exception", "ERROR", "exception", "ERROR"]
+    assert kinds == ["ERROR", "exception", "ERROR", "ERROR", "exception", "ERROR", "ERROR"]
+    assert span.status == Status.ERROR
     stack = span.events[1].attributes["exception.stacktrace"]  # type: ignore[index]
     assert "test_logging.py" in str(stack)
 
