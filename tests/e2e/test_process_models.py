@@ -371,7 +371,9 @@ def test_pool_that_replaces_its_processes(programs: Programs, sink: SpanSink, me
     done = programs.run(text, {**sink.environ, **NEVER})
     assert (done.status, done.out, done.err) == (0, "435\n", "")
     counted_once(sink, *["work"] * 30)
-    assert set(Counter(span[1] for span in sink.spans).values()) == {5}
+    by_process = Counter(span[1] for span in sink.spans)
+    assert max(by_process.values()) == 5  # The last ones may have less to do.
+    assert len(by_process) >= 6
 
 
 def test_daemon(programs: Programs, sink: SpanSink) -> None:
