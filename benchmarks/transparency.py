@@ -5,8 +5,8 @@
 Each library is fetched as its newest source distribution, with the tests in it, and gets an environment of its own with what its
 tests need. The suite then runs twice bare and twice under the agent, every trace kept and written to a file, so that the agent is
 seen to be at work. A test whose two bare runs differ is unsteady, and no evidence; every other test whose outcome under the agent is
-one that it did not have bare is a difference. Where there are some, the suite runs once more with nothing propagated, which tells
-those that are about the headers that go out. Aim: none but these. Results: benchmarks/results/transparency.{md,json}.
+one that it did not have bare is a difference. Where there are some, the suite runs once more without the bridge to OpenTelemetry, and
+with nothing propagated, which tells what they come from. Aim: none but these. Results: benchmarks/results/transparency.{md,json}.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ import sysconfig
 import tarfile
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,8 +36,13 @@ EXPLAINED = {
         "`type()` of a connection is a subclass of the same name: classes made in C cannot be patched; `isinstance` holds"
     ),
 }
-#: Said of those that are gone when nothing is propagated: the test looks at what goes out, or at what a server makes of it.
+#: What differences may come from, and the setting without which such a one is gone, in the order in which they are tried.
+OF_BRIDGE = "not without the bridge: a test of OpenTelemetry's spans with a provider of its own, in whose place the agent is"
 OF_HEADERS = "not without headers of ours"
+CAUSES = (
+    (OF_BRIDGE, {"AUTOINSTR_DISABLED_INSTRUMENTS": "opentelemetry"}),
+    (OF_HEADERS, {"OTEL_PROPAGATORS": "none"}),
+)
 #: A suite that hangs is ended: seconds.
 LIMIT_S = 1800
 #: What it gets to end by itself once its report is written.
@@ -137,7 +144,7 @@ def wait(process: subprocess.Popen[bytes], report: Path) -> None:
 
 
 def one_run(
-    command: list[str], folder: Path, report: Path, *, traced: bool, propagators: str = ""
+    command: list[str], folder: Path, report: Path, *, traced: bool, settings: Mapping[str, str] | None = None
 ) -> tuple[dict[str, str], int, float]:
     """Outcomes, spans and seconds of a suite; ``command`` begins with the interpreter."""
     spans = report.with_suffix(".spans")
@@ -149,8 +156,7 @@ def one_run(
             "JAEGER_SAMPLER_TYPE": "const", "JAEGER_SAMPLER_PARAM": "1",
             "AUTOINSTR_EXPORTER": "file", "AUTOINSTR_FILE": str(spans),
         }  # fmt: skip
-        if propagators:
-            environ["OTEL_PROPAGATORS"] = propagators
+        environ |= settings or {}
         command = [command[0], "-m", "autoinstr", *command[1:]]
     started = time.monotonic()
     log = report.with_suffix(".log")
@@ -169,18 +175,32 @@ def one_run(
     return outcomes(report), count_spans(spans) if traced else 0, time.monotonic() - started
 
 
-def compare(name: str, version: str, command: list[str], folder: Path, work: Path, report_option: str) -> dict[str, object]:
+class Prepared(NamedTuple):
+    """A suite that can be run: ``command`` from ``folder``, with the report's path behind ``--junit-xml=``."""
+
+    name: str
+    version: str
+    command: list[str]
+    folder: Path
+
+    def run(
+        self, report: Path, *, traced: bool, settings: Mapping[str, str] | None = None
+    ) -> tuple[dict[str, str], int, float]:
+        return one_run([*self.command, f"--junit-xml={report}"], self.folder, report, traced=traced, settings=settings)
+
+
+def compare(suite: Prepared, work: Path) -> dict[str, Any]:
     """Run a suite bare, traced, traced, bare, and say what differs."""
     runs: dict[bool, list[dict[str, str]]] = {False: [], True: []}
     spans = 0
     seconds = {False: 0.0, True: 0.0}
     for number, traced in enumerate((False, True, True, False)):
-        report = work / f"{name}-{number}.xml"
-        found, seen, took_s = one_run([*command, f"{report_option}{report}"], folder, report, traced=traced)
+        report = work / f"{suite.name}-{number}.xml"
+        found, seen, took_s = suite.run(report, traced=traced)
         runs[traced].append(found)
         spans += seen
         seconds[traced] += took_s
-        print(f"{name}: {'traced' if traced else 'bare'}: {dict(Counter(found.values()))}, {took_s:.0f} s", flush=True)
+        print(f"{suite.name}: {'traced' if traced else 'bare'}: {dict(Counter(found.values()))}, {took_s:.0f} s", flush=True)
     unsteady, differences = [], {}
     for test in sorted(set().union(*runs[False], *runs[True])):
         bare = {found.get(test, "missing") for found in runs[False]}
@@ -188,18 +208,13 @@ def compare(name: str, version: str, command: list[str], folder: Path, work: Pat
         if len(bare) > 1:
             unsteady.append(test)
         elif traced_ones - bare:
-            differences[test] = {"change": f"{bare.pop()} -> {'/'.join(sorted(traced_ones))}", "because": EXPLAINED.get(test, "")}
-    if differences:
-        report = work / f"{name}-without-headers.xml"
-        found, _, _ = one_run([*command, f"{report_option}{report}"], folder, report, traced=True, propagators="none")
-        for test, difference in differences.items():
-            if found.get(test, "missing") == runs[False][0].get(test, "missing"):
-                difference["because"] = OF_HEADERS
+            change = f"{bare.pop()} -> {'/'.join(sorted(traced_ones))}"
+            differences[test] = {"change": change, "because": EXPLAINED.get(test, "")}
     if not spans:
-        sys.exit(f"{name}: the agent has written no span: nothing was traced, so nothing was compared")
+        sys.exit(f"{suite.name}: the agent has written no span: nothing was traced, so nothing was compared")
     return {
-        "library": name,
-        "version": version,
+        "library": suite.name,
+        "version": suite.version,
         "bare": dict(Counter(runs[False][0].values())),
         "traced": dict(Counter(runs[True][0].values())),
         "spans": spans // 2,
@@ -209,18 +224,28 @@ def compare(name: str, version: str, command: list[str], folder: Path, work: Pat
     }
 
 
-def compare_library(name: str, work: Path) -> dict[str, object]:
-    suite = SUITES[name]
-    folder, python = prepare(name, suite, work)
-    options = ("-q", "-p", "no:cacheprovider", "--continue-on-collection-errors", "--timeout", "60")
-    command = [str(python), "-m", "pytest", *options, *suite.arguments]
-    return compare(name, folder.name.rpartition("-")[2], command, folder, work, "--junit-xml=")
+def explain(suite: Prepared, result: dict[str, Any], work: Path) -> None:
+    """Find out what the differences come from, by running the suite without each of the ``CAUSES`` while some are open."""
+    differences = result["differences"]
+    for number, (cause, settings) in enumerate(CAUSES):
+        if all(difference["because"] for difference in differences.values()):
+            return
+        found, _, _ = suite.run(work / f"{suite.name}-cause-{number}.xml", traced=True, settings=settings)
+        for test, difference in differences.items():
+            bare = difference["change"].partition(" -> ")[0]
+            if not difference["because"] and found.get(test, "missing") == bare:
+                difference["because"] = cause
 
 
-def compare_cpython(work: Path) -> dict[str, object]:
-    """CPython's own tests, of the interpreter that runs this script."""
+def suite_of(name: str, work: Path) -> Prepared:
+    """The suite of a library, with all that it needs; CPython's own is that of the interpreter that runs this script."""
+    if name != "cpython":
+        folder, python = prepare(name, SUITES[name], work)
+        options = ("-q", "-p", "no:cacheprovider", "--continue-on-collection-errors", "--timeout", "60")
+        command = [str(python), "-m", "pytest", *options, *SUITES[name].arguments]
+        return Prepared(name, folder.name.rpartition("-")[2], command, folder)
     folder = Path(sysconfig.get_path("stdlib")) / "test"
-    tests = [name for name in CPYTHON if (folder / f"{name}.py").exists() or (folder / name).is_dir()]
+    tests = [test for test in CPYTHON if (folder / f"{test}.py").exists() or (folder / test).is_dir()]
     if not tests:
         sys.exit("this Python comes without its tests")
     venv = work / "venv-cpython"
@@ -228,33 +253,28 @@ def compare_cpython(work: Path) -> dict[str, object]:
     if not python.exists():
         run([sys.executable, "-m", "venv", str(venv)], work)
     run([str(python), "-m", "pip", "install", "-q", "--force-reinstall", str(ROOT)], work)
-    command = [str(python), "-m", "test", "--timeout", "300", *tests]
-    return compare("cpython", platform.python_version(), command, work, work, "--junit-xml=")
+    return Prepared(name, platform.python_version(), [str(python), "-m", "test", "--timeout", "300", *tests], work)
 
 
-def table(results: list[dict[str, object]]) -> str:
+def table(results: list[dict[str, Any]]) -> str:
     """The results as Markdown."""
 
-    def counts(of: object) -> str:
-        assert isinstance(of, dict)
+    def counts(of: dict[str, int]) -> str:
         return ", ".join(f"{of[kind]:,} {kind}" for kind in ("passed", "failure", "error", "skipped") if of.get(kind))
 
     lines = [
-        "| Library | Bare | Under the agent | Spans | Differences | Without headers | Unsteady bare |",
+        "| Library | Bare | Under the agent | Spans | Differences | Unexplained | Unsteady bare |",
         "|---|---|---|---|---|---|---|",
     ]
     for one in results:
         unsteady, differences = one["unsteady"], one["differences"]
-        assert isinstance(unsteady, list)
-        assert isinstance(differences, dict)
-        of_headers = sum(difference["because"] == OF_HEADERS for difference in differences.values())
+        open_ones = sum(not difference["because"] for difference in differences.values())
         lines.append(
             f"| {one['library']} {one['version']} | {counts(one['bare'])} | {counts(one['traced'])} | {one['spans']:,} | "
-            f"{len(differences)} | {len(differences) - of_headers} | {len(unsteady)} |"
+            f"{len(differences)} | {open_ones} | {len(unsteady)} |"
         )
     for one in results:
         differences = one["differences"]
-        assert isinstance(differences, dict)
         for test, difference in differences.items():
             lines.append(f"* {one['library']}: `{test}`: {difference['change']} ({difference['because'] or 'unexplained'})")
     return "\n".join(lines).replace("|\n*", "|\n\n*", 1) + "\n"
@@ -265,13 +285,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--only", nargs="+", choices=[*SUITES, "cpython"], default=[*SUITES, "cpython"], metavar="LIBRARY")
     parser.add_argument("--work", type=Path, default=ROOT / "benchmarks" / ".venvs" / "transparency", help="where environments are kept")
+    parser.add_argument("--explain", action="store_true", help="look for the causes of known differences only")
     arguments = parser.parse_args()
     work = arguments.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
     kept = RESULTS.with_suffix(".json")
     known = {one["library"]: one for one in json.loads(kept.read_text())["results"]} if kept.exists() else {}
     for name in arguments.only:
-        known[name] = compare_cpython(work) if name == "cpython" else compare_library(name, work)
+        suite = suite_of(name, work)
+        if not arguments.explain:
+            known[name] = compare(suite, work)
+        elif name not in known:
+            parser.error(f"{name} has not been compared yet")
+        explain(suite, known[name], work)
         results = [known[one] for one in (*SUITES, "cpython") if one in known]
         kept.write_text(json.dumps({"python": platform.python_version(), "results": results}, indent=1) + "\n")
         RESULTS.with_suffix(".md").write_text(f"Python {platform.python_version()}\n\n{table(results)}")
