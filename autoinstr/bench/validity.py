@@ -191,8 +191,10 @@ def uses_udp(variant: Variant) -> bool:
 
 
 def _sampling(variant: Variant, spans: SpanFigures, seconds: float, errors: int) -> Iterator[str]:
-    """As many traces are kept as the sampler is set to keep."""
+    """As many traces are kept as the sampler is set to keep. (A budget says nothing of their number.)"""
     if variant.sampling is None or (spans.traces_sampled is None and not variant.exports):
+        return
+    if variant.sampling.type == "budget":
         return
     sampled = spans.received_traces if spans.traces_sampled is None else spans.traces_sampled
     share = variant.sampling.expected_share()

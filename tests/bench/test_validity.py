@@ -244,6 +244,12 @@ def test_traces_without_counters_may_be_lost_on_udp_too() -> None:
     assert scopes(kept(59_939, deaf)) == ["all"]
 
 
+def test_a_budget_says_nothing_of_the_number_of_traces() -> None:
+    """No run of it would ever count: a share of the CPU time is not a rate of traces."""
+    budget = dataclasses.replace(ALL, name="budget:0.02", sampling=Sampling("budget", 0.02))
+    assert [kept(sampled, budget) for sampled in (0, 1, 131, 1200)] == [()] * 4
+
+
 def test_a_rate_limit_is_a_limit() -> None:
     """Two worker processes would sample twice as many, and be called rate:10."""
     assert kept(130, LIMITED) == kept(1, LIMITED) == ()
