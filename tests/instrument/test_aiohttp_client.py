@@ -6,8 +6,7 @@ import asyncio
 import contextlib
 import inspect
 import ssl
-import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import aiohttp
@@ -19,6 +18,7 @@ from autoinstr.trace import current
 from fakes import until
 
 from .contract_client import USER_PARENT, Answer, ClientContract, below
+from .loop import Loop
 from .origin import FAILURES
 
 if TYPE_CHECKING:
@@ -33,26 +33,6 @@ DEADLINE_S = 20
 needs_new_client = pytest.mark.skipif(
     not hasattr(aiohttp, "ClientHandlerType"), reason="aiohttp before 3.12 has no client middleware, and does not try again"
 )
-
-
-class Loop:
-    """An event loop in a thread of its own, for callers without one; a coroutine runs in a copy of its caller's context."""
-
-    def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
-        self._thread.start()
-
-    def run(self, work: Awaitable[T]) -> T:
-        async def finish() -> T:
-            return await work
-
-        return asyncio.run_coroutine_threadsafe(finish(), self.loop).result(DEADLINE_S)
-
-    def close(self) -> None:
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join(DEADLINE_S)
-        self.loop.close()
 
 
 class Content:

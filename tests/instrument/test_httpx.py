@@ -9,8 +9,7 @@ import importlib
 import inspect
 import socket
 import ssl
-import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import httpx
@@ -22,6 +21,7 @@ from ports import free_port
 
 from .apps import plain_asgi
 from .contract_client import Answer, ClientContract, below
+from .loop import Loop
 from .origin import FAILURES
 
 if TYPE_CHECKING:
@@ -31,26 +31,6 @@ T = TypeVar("T")
 DEADLINE_S = 20
 #: For requests without TLS: to read the system's certificates takes longer than all the rest.
 QUICK = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-
-
-class Loop:
-    """An event loop in a thread of its own, for callers without one; a coroutine runs in a copy of its caller's context."""
-
-    def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
-        self._thread.start()
-
-    def run(self, work: Awaitable[T]) -> T:
-        async def finish() -> T:
-            return await work
-
-        return asyncio.run_coroutine_threadsafe(finish(), self.loop).result(DEADLINE_S)
-
-    def close(self) -> None:
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join(DEADLINE_S)
-        self.loop.close()
 
 
 class Modern(contextlib.AbstractContextManager["Modern"]):
