@@ -612,3 +612,13 @@ def test_communicator_of_asgiref(app: Any, tracing: Tracing, reporter: InMemoryR
 
     asyncio.run(talk())
     assert [span.name for span in reporter.spans][:1] == ["POST"]
+
+
+def test_long_texts_are_not_held(tracing: Tracing, reporter: InMemoryReporter) -> None:
+    """As for WSGI: what waits in the queue would be the whole memory."""
+    long = b"/" + b"a" * 60_000
+    headers = [(b"host", long), (b"user-agent", long), (b"x-forwarded-for", long)]
+    app = wrap_application(sends(START, BODY), tracing)
+    run(app, Server(reporter), scope_of(path=long.decode(), query_string=long, headers=headers))
+    texts = [text for fact in the_span(reporter).facts for text in fact if isinstance(text, (str, bytes))]
+    assert max(map(len, texts)) == tracing.config.attribute_length

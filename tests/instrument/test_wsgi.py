@@ -602,3 +602,12 @@ class TestValidated:
         """gunicorn asks for its application more than once."""
         app = wrap_application(returns([]), tracing)
         assert wrap_application(app, tracing) is app
+
+
+def test_long_texts_are_not_held(tracing: Tracing, reporter: InMemoryReporter) -> None:
+    """Thousands of spans wait while a collector hangs: with 60 KB of path and headers each, that is the whole memory."""
+    long = "/" + "a" * 60_000
+    more = {"QUERY_STRING": long, "HTTP_USER_AGENT": long, "HTTP_X_FORWARDED_FOR": long, "HTTP_HOST": long}
+    call(wrap_application(returns([b"x"]), tracing), environ_of(path=long, **more))
+    texts = [text for fact in the_span(reporter).facts for text in fact if isinstance(text, str)]
+    assert max(map(len, texts)) == tracing.config.attribute_length
