@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     Begin = Callable[..., tuple[str, tuple[Facts, ...]] | None]
     Finish = Callable[[Span, Any], None]
+    EndFailed = Callable[[Span, str, BaseException], None]
 
 
 def is_left_alone(tracing: Tracing, parent: Span | None) -> bool:
@@ -64,8 +65,18 @@ def end(span: Span, scope: str, finish: Finish | None, result: Any, error: BaseE
         span.end()
 
 
+def end_failed(span: Span, scope: str, error: BaseException) -> None:
+    """End it by an error that may be told as it is."""
+    end(span, scope, None, None, error)
+
+
 def around(
-    tracing: Tracing, scope: str, begin: Begin, finish: Finish | None = None, kind: int = Kind.CLIENT
+    tracing: Tracing,
+    scope: str,
+    begin: Begin,
+    finish: Finish | None = None,
+    kind: int = Kind.CLIENT,
+    end_failed: EndFailed = end_failed,
 ) -> Callable[[Any], Callable[..., Any]]:
     """For a method or function that does the whole of its work before it returns."""
     get_current, set_current, reset_current = current.get, current.set, current.reset
@@ -82,7 +93,7 @@ def around(
             try:
                 result = wrapped(*arguments, **keywords)
             except BaseException as error:
-                end(span, scope, finish, None, error)
+                end_failed(span, scope, error)
                 raise
             finally:
                 reset_current(token)
@@ -95,7 +106,12 @@ def around(
 
 
 def around_async(
-    tracing: Tracing, scope: str, begin: Begin, finish: Finish | None = None, kind: int = Kind.CLIENT
+    tracing: Tracing,
+    scope: str,
+    begin: Begin,
+    finish: Finish | None = None,
+    kind: int = Kind.CLIENT,
+    end_failed: EndFailed = end_failed,
 ) -> Callable[[Any], Callable[..., Any]]:
     """For a coroutine function; it stays one."""
     get_current, set_current, reset_current = current.get, current.set, current.reset
@@ -112,7 +128,7 @@ def around_async(
             try:
                 result = await wrapped(*arguments, **keywords)
             except BaseException as error:
-                end(span, scope, finish, None, error)
+                end_failed(span, scope, error)
                 raise
             finally:
                 reset_current(token)

@@ -13,8 +13,7 @@ Source: OpenTelemetry semantic conventions for Redis client spans.
 from __future__ import annotations
 
 from autoinstr.instrument import Patcher, Tracing
-from autoinstr.instrument.operation import end, is_left_alone, start
-from autoinstr.model import Kind
+from autoinstr.instrument.operation import around, around_async, end
 from autoinstr.trace import current
 from autoinstr.trouble import fault
 
@@ -58,12 +57,12 @@ _names: dict[str, tuple[str, int]] = {}
 
 def patch(patcher: Patcher, tracing: Tracing) -> None:
     """``redis.client``, ``redis.cluster``, and the same of valkey."""
-    _wrap(patcher, tracing, traced)
+    _wrap(patcher, tracing, is_async=False)
 
 
 def patch_async(patcher: Patcher, tracing: Tracing) -> None:
     """``redis.asyncio.client``, ``redis.asyncio.cluster``, and the same of valkey."""
-    _wrap(patcher, tracing, traced_async)
+    _wrap(patcher, tracing, is_async=True)
 
 
 def patch_kombu(patcher: Patcher, tracing: Tracing) -> None:
@@ -88,80 +87,23 @@ def patch_kombu(patcher: Patcher, tracing: Tracing) -> None:
             patcher.wrap(f"{owner}._get_pool", make)
 
 
-def _wrap(patcher: Patcher, tracing: Tracing, around: Callable[[Tracing, str, Begin], Callable[[Any], Callable[..., Any]]]) -> None:
+def _wrap(patcher: Patcher, tracing: Tracing, *, is_async: bool) -> None:
     system = patcher.module.__name__.partition(".")[0]
     described = Described(system)
+
+    def traced(begin: Begin) -> Callable[[Any], Callable[..., Any]]:
+        return (around_async if is_async else around)(tracing, system, begin, end_failed=end_failed)
+
     kinds = (
-        (COMMANDS, around(tracing, system, described.command)),
-        (SUBSCRIPTIONS, around(tracing, system, described.subscription)),
-        (BATCHES, around(tracing, system, described.batch)),
-        (NODES, noting_node(system, is_async=around is traced_async)),
+        (COMMANDS, traced(described.command)),
+        (SUBSCRIPTIONS, traced(described.subscription)),
+        (BATCHES, traced(described.batch)),
+        (NODES, noting_node(system, is_async=is_async)),
     )
     for methods, make in kinds:
         for owner, method in methods:
             if method in vars(getattr(patcher.module, owner, None) or object):
                 patcher.wrap(f"{owner}.{method}", make)
-
-
-def traced(tracing: Tracing, system: str, begin: Begin) -> Callable[[Any], Callable[..., Any]]:
-    """As ``operation.around``, for errors that have to be looked at before they are recorded."""
-    get_current, set_current, reset_current = current.get, current.set, current.reset
-
-    def make(wrapped: Any) -> Callable[..., Any]:
-        def call(*arguments: Any, **keywords: Any) -> Any:
-            parent = get_current()
-            span = None if is_left_alone(tracing, parent) else _begun(tracing, parent, system, begin, arguments)
-            if span is None:
-                return wrapped(*arguments, **keywords)
-            token = set_current(span)
-            try:
-                result = wrapped(*arguments, **keywords)
-            except BaseException as error:
-                end_failed(span, system, error)
-                raise
-            finally:
-                reset_current(token)
-            end(span, system, None, None, None)
-            return result
-
-        return call
-
-    return make
-
-
-def traced_async(tracing: Tracing, system: str, begin: Begin) -> Callable[[Any], Callable[..., Any]]:
-    """As ``operation.around_async``, likewise."""
-    get_current, set_current, reset_current = current.get, current.set, current.reset
-
-    def make(wrapped: Any) -> Callable[..., Any]:
-        async def call(*arguments: Any, **keywords: Any) -> Any:
-            parent = get_current()
-            span = None if is_left_alone(tracing, parent) else _begun(tracing, parent, system, begin, arguments)
-            if span is None:
-                return await wrapped(*arguments, **keywords)
-            token = set_current(span)
-            try:
-                result = await wrapped(*arguments, **keywords)
-            except BaseException as error:
-                end_failed(span, system, error)
-                raise
-            finally:
-                reset_current(token)
-            end(span, system, None, None, None)
-            return result
-
-        return call
-
-    return make
-
-
-def _begun(tracing: Tracing, parent: Span | None, system: str, begin: Begin, arguments: tuple[Any, ...]) -> Span | None:
-    try:
-        described = begin(*arguments)
-        return None if described is None else start(tracing, parent, system, Kind.CLIENT, *described)
-    except Exception as trouble:  # Host safety: the command goes out untraced.
-        fault(f"the start of a {system} command", trouble)
-        return None
 
 
 def noting_node(system: str, *, is_async: bool = False) -> Callable[[Any], Callable[..., Any]]:
@@ -200,18 +142,18 @@ class Described:
     def __init__(self, system: str) -> None:
         self.system = system
 
-    def command(self, client: Any, *arguments: Any) -> tuple[str, tuple[Facts, ...]] | None:
+    def command(self, client: Any, *arguments: Any, **_: Any) -> tuple[str, tuple[Facts, ...]] | None:
         """One command."""
         if is_quiet(client):
             return None
         name, count = name_and_count(arguments)
         return name or self.system, ((describe_command, self.system, name, count, *where(client)),)
 
-    def subscription(self, client: Any, *arguments: Any) -> tuple[str, tuple[Facts, ...]] | None:
+    def subscription(self, client: Any, *arguments: Any, **_: Any) -> tuple[str, tuple[Facts, ...]] | None:
         """A change of what a listener listens to; no trace of its own, for that is upkeep."""
         return None if current.get() is None else self.command(client, *arguments)
 
-    def batch(self, pipeline: Any, *_: Any) -> tuple[str, tuple[Facts, ...]] | None:
+    def batch(self, pipeline: Any, *_: Any, **__: Any) -> tuple[str, tuple[Facts, ...]] | None:
         """What waits in a pipeline; of an empty one nothing is sent."""
         waiting, is_transaction = queue_of(pipeline)
         if not waiting or is_quiet(pipeline):
