@@ -28,6 +28,13 @@ class Loop:
         return asyncio.run_coroutine_threadsafe(finish(), self.loop).result(DEADLINE_S)
 
     def close(self) -> None:
+        """Ends what is under way first, as ``asyncio.run`` does: generators that were dropped are still to be closed by the loop."""
+        self.run(self._finish())
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(DEADLINE_S)
         self.loop.close()
+
+    async def _finish(self) -> None:
+        await self.loop.shutdown_asyncgens()
+        while rest := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait_for(asyncio.gather(*rest, return_exceptions=True), DEADLINE_S)
