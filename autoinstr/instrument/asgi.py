@@ -10,7 +10,7 @@ from __future__ import annotations
 from autoinstr.instrument import Tracing, wrap_once
 from autoinstr.instrument.http import call_application, end_server, excluder, header_attributes, is_disconnect, text
 from autoinstr.model import Kind
-from autoinstr.trace import current
+from autoinstr.trace import RemoteSpan, current
 from autoinstr.trouble import fault
 
 TYPE_CHECKING = False
@@ -50,18 +50,21 @@ def make_handler(
     handshake_only = tracing.config.websocket_span != "connection"
     get_current, set_current, reset_current = current.get, current.set, current.reset
 
-    def begin(scope: Scope) -> Span | None:
+    def begin(scope: Scope, outer: Span | None) -> Span | None:
         """Start the server span; ``None`` when this request is left out."""
         raw = scope.get("headers") or ()
         # A header list that can be read only once is the application's.
         headers = dict(raw) if raw.__class__ is list or isinstance(raw, (list, tuple)) else NO_HEADERS
         if excluded is not None and excluded(_url(scope, headers)):
             return None
+        parent = None if headers.keys().isdisjoint(trace_headers) else extract(raw, headers)
+        if outer.__class__ is RemoteSpan:  # The program's own tracing has begun this request.
+            parent = outer.context
         method = scope.get("method", "GET")
         span = tracing.tracer.start_local_root(
             method if method in known_methods else "HTTP",
             SERVER,
-            None if headers.keys().isdisjoint(trace_headers) else extract(raw, headers),
+            parent,
             scope_name,
             True,  # noqa: FBT003
         )
@@ -112,7 +115,7 @@ def make_handler(
         span = None
         if (kind == "http" or kind == "websocket") and (outer is None or outer.kind != SERVER or outer.end_ns):
             try:
-                span = begin(scope)
+                span = begin(scope, outer)
             except Exception as trouble:  # Host safety: a request that we do not understand is still answered.
                 fault("the start of an ASGI request", trouble)
         if span is None:

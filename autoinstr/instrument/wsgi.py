@@ -9,7 +9,7 @@ from __future__ import annotations
 from autoinstr.instrument import Tracing, wrap_once
 from autoinstr.instrument.http import call_application, end_server, excluder, header_attributes, quote_path
 from autoinstr.model import Kind
-from autoinstr.trace import current
+from autoinstr.trace import RemoteSpan, current
 from autoinstr.trouble import fault
 
 TYPE_CHECKING = False
@@ -88,11 +88,14 @@ def make_handler(
             if excluded is not None and excluded(_url(environ)):
                 span = None
             else:
+                parent = None if environ.keys().isdisjoint(trace_headers) else extract(environ)
+                if outer.__class__ is RemoteSpan:  # The program's own tracing has begun this request.
+                    parent = outer.context
                 method = environ.get("REQUEST_METHOD", "GET")
                 span = tracing.tracer.start_local_root(
                     method if method in known_methods else "HTTP",
                     SERVER,
-                    None if environ.keys().isdisjoint(trace_headers) else extract(environ),
+                    parent,
                     scope,
                     True,  # noqa: FBT003
                 )

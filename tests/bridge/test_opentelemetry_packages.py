@@ -285,6 +285,31 @@ def test_starlettes_own_middleware(agent: Callable[[str], Tracing], reporter: In
     assert server.scope == ("starlette" if off else "uvicorn")
 
 
+@pytest.mark.parametrize("sampled", [True, False])
+def test_middleware_with_a_provider_of_its_own(
+    agent: Callable[[str], Tracing], reporter: InMemoryReporter, sampled: bool
+) -> None:
+    """A request would be in two traces, which nothing connects: what lies behind the program's own span, and the rest."""
+    agent("uvicorn")
+    sdk = pytest.importorskip("opentelemetry.sdk.trace")
+    from opentelemetry.sdk.trace import sampling
+
+    asgi = pytest.importorskip("opentelemetry.instrumentation.asgi")
+    provider = sdk.TracerProvider(sampler=sampling.ALWAYS_ON if sampled else sampling.ALWAYS_OFF, shutdown_on_exit=False)
+    app = asgi.OpenTelemetryMiddleware(fastapi_app(), tracer_provider=provider, exclude_spans=["send", "receive"])
+    theirs: list[Any] = []
+    provider.add_span_processor(type("Seen", (sdk.SpanProcessor,), {"on_end": lambda _, span: theirs.append(span)})())
+    with asgi_served(app) as url:
+        assert get(f"{url}/item/7").json() == {"number": 7}
+        until(lambda: any(span.kind == Kind.SERVER for span in reporter.spans))
+    provider.shutdown()
+    (server,) = [span for span in reporter.spans if span.kind == Kind.SERVER]
+    assert server.name == "GET /item/{number}"
+    if sampled:
+        (own,) = theirs
+        assert (server.trace_id, server.parent_id) == (own.context.trace_id, own.context.span_id)
+
+
 @both
 def test_httpx(agent: Callable[[str], Tracing], reporter: InMemoryReporter, off: str) -> None:
     """A request would be two spans, the lower one ours; or go out with two identities."""
