@@ -169,7 +169,8 @@ class Runtime:
         return Reading(
             cpu_s=process_time(),
             reporting_s=self.reporter.cpu_s,
-            kept=self._started(),
+            kept=tracer.roots_sampled + tracer.joined_sampled,
+            below=tracer.children,
             unkept=max(tracer.roots_unsampled + tracer.joined_unsampled + tracer.children_unsampled - watched, 0),
             watched=watched,
             injected=sum(propagator.injected for propagator in propagators),

@@ -10,7 +10,7 @@ from autoinstr.budget import BudgetSampler, Prices, Reading, Slowness, WatchedSp
 from autoinstr.model import Kind, SpanData, Status
 from autoinstr.trace import Tracer, UnsampledSpan
 
-PRICES = Prices(kept_s=15e-6, unkept_s=2e-6, watched_s=8e-6, injected_s=0.0)
+PRICES = Prices(kept_s=15e-6, below_s=4e-6, unkept_s=2e-6, watched_s=8e-6, injected_s=0.0)
 SENDING_S = 5e-6
 
 
@@ -27,7 +27,7 @@ class Service:
 
     def read(self) -> Reading:
         now = self.reading
-        return Reading(now.cpu_s, now.reporting_s, now.kept, now.unkept, now.watched, now.injected, now.roots, now.roots_kept)
+        return Reading(now.cpu_s, now.reporting_s, now.kept, now.below, now.unkept, now.watched, now.injected, now.roots, now.roots_kept)
 
     def serve(self, seconds: float, per_second: float, cpu_s: float, spans: int = 1) -> tuple[float, float]:
         """The share of the CPU that tracing took, and the share of the requests that were kept."""
@@ -40,9 +40,10 @@ class Service:
             if self.sampler.decide(trace_id, "GET /") is not None:
                 kept += 1
                 reading.roots_kept += 1
-                reading.kept += spans
+                reading.kept += 1
+                reading.below += spans - 1
                 reading.reporting_s += spans * SENDING_S
-                cost_s = spans * (PRICES.kept_s + SENDING_S)
+                cost_s = PRICES.kept_s + (spans - 1) * PRICES.below_s + spans * SENDING_S
             elif self.sampler.is_watched(trace_id):
                 reading.watched += 1
                 cost_s = PRICES.watched_s

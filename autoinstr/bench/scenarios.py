@@ -129,6 +129,7 @@ CATALOGUE: Mapping[str, Scenario] = {
             path="/fanout-urllib?n=3",
             needs_origin=True,
         ),
+        Scenario("rows", "ten queries through sqlite3: many cheap spans in a trace", path="/rows?count=10"),
         Scenario(
             "asgi_concurrent", "five calls at once from one coroutine", ASGI, path="/concurrent?n=5", needs_origin=True
         ),

@@ -13,6 +13,7 @@ import itertools
 import json
 import logging
 import os
+import sqlite3
 import threading
 import time
 import traceback
@@ -29,7 +30,7 @@ HELLO = b"hello, world " * 10
 MISSING = b"nothing here"
 ERROR = b"this went wrong"
 
-# What one request may ask for at most: calls, seconds of waiting, seconds of work.
+# What one request may ask for at most: calls or queries, seconds of waiting, seconds of work.
 MOST_CALLS, MOST_WAITING_S, MOST_WORK_S = 100, 10.0, 1.0
 
 
@@ -69,6 +70,18 @@ class PerThread(threading.local):
         self.session = requests.Session()
 
 
+class Database(threading.local):
+    """A database in memory, one per thread, without a table: to make one would be traced, too, and belong to no request."""
+
+    def __init__(self):
+        self._connection = sqlite3.connect(":memory:")
+
+    def stock(self, number):
+        (stock,) = self._connection.execute("SELECT ? % 7", (number,)).fetchone()
+        return stock
+
+
+_database = Database()
 _connections = PerThread()
 _threads = concurrent.futures.ThreadPoolExecutor(32, thread_name_prefix="concurrent")
 
@@ -107,6 +120,11 @@ def fanout(count):
 
 def fanout_urllib(count):
     return total(map(call_urllib, numbers(count)))
+
+
+def rows(count):
+    """Asks the database for each, as services do that use an object-relational mapper carelessly."""
+    return total(map(_database.stock, numbers(count)))
 
 
 def concurrent_calls(count):

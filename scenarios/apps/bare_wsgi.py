@@ -23,6 +23,7 @@ PATHS = {
     "/": lambda environ: answers.HELLO,
     "/fanout": lambda environ: answers.fanout(parameter(environ, "n", 3)),
     "/fanout-urllib": lambda environ: answers.fanout_urllib(parameter(environ, "n", 3)),
+    "/rows": lambda environ: answers.rows(parameter(environ, "count", 10)),
     "/concurrent": lambda environ: answers.concurrent_calls(parameter(environ, "n", 5)),
     "/slow": slow,
     "/work": lambda environ: answers.work(parameter(environ, "us", 500)),

@@ -48,6 +48,10 @@ def fanout_urllib(request):
     return text(answers.fanout_urllib(parameter(request, "n", 3)))
 
 
+def rows(request):
+    return text(answers.rows(parameter(request, "count", 10)))
+
+
 def concurrent_calls(request):
     return text(answers.concurrent_calls(parameter(request, "n", 5)))
 
@@ -83,6 +87,7 @@ urlpatterns = [
     path("items/<int:number>", item),
     path("fanout", fanout),
     path("fanout-urllib", fanout_urllib),
+    path("rows", rows),
     path("concurrent", concurrent_calls),
     path("slow", slow),
     path("work", work),

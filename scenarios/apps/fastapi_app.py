@@ -36,6 +36,11 @@ def fanout_urllib(n: int = 3):
     return PlainTextResponse(answers.fanout_urllib(n))
 
 
+@app.get("/rows")
+async def rows(count: int = 10):
+    return PlainTextResponse(answers.rows(count))
+
+
 @app.get("/concurrent")
 async def concurrent_calls(n: int = 5):
     stock = await asyncio.gather(*(run_in_threadpool(answers.call, number) for number in answers.numbers(n)))

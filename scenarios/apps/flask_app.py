@@ -49,6 +49,11 @@ def fanout_urllib():
     return text(answers.fanout_urllib(request.args.get("n", 3, type=int)))
 
 
+@app.get("/rows")
+def rows():
+    return text(answers.rows(request.args.get("count", 10, type=int)))
+
+
 @app.get("/concurrent")
 def concurrent_calls():
     return text(answers.concurrent_calls(request.args.get("n", 5, type=int)))

@@ -33,6 +33,10 @@ def fanout_urllib(request):
     return PlainTextResponse(answers.fanout_urllib(parameter(request, "n", 3)))
 
 
+async def rows(request):
+    return PlainTextResponse(answers.rows(parameter(request, "count", 10)))
+
+
 async def concurrent_calls(request):
     numbers = answers.numbers(parameter(request, "n", 5))
     stock = await asyncio.gather(*(run_in_threadpool(answers.call, number) for number in numbers))
@@ -63,6 +67,7 @@ app = Starlette(
         Route("/items/{number:int}", item),
         Route("/fanout", fanout),
         Route("/fanout-urllib", fanout_urllib),
+        Route("/rows", rows),
         Route("/concurrent", concurrent_calls),
         Route("/slow", slow),
         Route("/work", work),

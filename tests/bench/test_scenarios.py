@@ -43,6 +43,7 @@ ANSWERS = {
     "/fanout-urllib?n=2": (200, b"24 in stock"),
     "/concurrent?n=5": (200, b"60 in stock"),
     "/slow?ms=1": (200, b"waited 1 ms"),
+    "/rows?count=10": (200, b"24 in stock"),
     "/work?us=100": (200, b"worked 100 us"),
     "/error": (500, b"this went wrong"),
     "/missing": (404, b"nothing here"),
@@ -294,11 +295,11 @@ def loading(service: Service, requests: int, *words: str, path: str = "") -> Ite
         process.kill()
 
 
-PLAIN = ("hello", "fanout_requests", "fanout_urllib", "asgi_concurrent", "mixed", "errors", "soak", "own")
+PLAIN = ("hello", "fanout_requests", "fanout_urllib", "rows", "asgi_concurrent", "mixed", "errors", "soak", "own")
 MIXED = {"/items/{id}", "/", "/fanout", "/work", "/slow"}
 #: Files as loaded together: the routes that they ask for, by which statistics group.
 ROUTES = {
-    PLAIN: {*MIXED, "/fanout-urllib", "/concurrent", "/error", "/missing", "/items/9"},
+    PLAIN: {*MIXED, "/fanout-urllib", "/rows", "/concurrent", "/error", "/missing", "/items/9"},
     ("burst",): {"/items/{id}"},
     ("hello", "shapes/steps"): {"/"},
     ("soak", "shapes/ramp"): MIXED,
