@@ -19,6 +19,7 @@ from autoinstr.instrument.http import attempts
 from autoinstr.model import Kind, SpanContext, Status
 from autoinstr.trace import current
 
+from .in_request import in_request
 from .origin import FAILURES, Server, write_certificate
 
 if TYPE_CHECKING:
@@ -39,15 +40,9 @@ class Answer(NamedTuple):
     body: bytes
 
 
-@contextlib.contextmanager
-def below(watcher: Watcher, parent: SpanContext | None = None) -> Iterator[Span]:
+def below(watcher: Watcher, parent: SpanContext | None = None) -> contextlib.AbstractContextManager[Span]:
     """As inside a request that the program is serving."""
-    span = watcher.tracing.tracer.start("GET /", Kind.SERVER, parent)
-    token = current.set(span)
-    try:
-        yield span
-    finally:
-        current.reset(token)
+    return in_request(watcher.tracing, parent)
 
 
 def clear_frames(error: BaseException | None) -> None:

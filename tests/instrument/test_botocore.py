@@ -7,7 +7,6 @@ import importlib
 import inspect
 import socket
 import threading
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -25,12 +24,12 @@ from fakes import Collector, response
 
 from .conftest import build_tracing
 from .contract_client import USER_PARENT
+from .in_request import in_request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from autoinstr.report import InMemoryReporter
-    from autoinstr.trace import Span
 
 #: With the HTTP clients below, which must not make spans of their own.
 INSTRUMENTS = (
@@ -60,18 +59,6 @@ def trace(reporter: InMemoryReporter) -> Iterator[Callable[..., Tracing]]:
     for patcher in reversed(patchers):
         patcher.undo()
     assert current.get() is None, "a span was left behind as the current one"
-
-
-@contextmanager
-def below(tracing: Tracing, baggage: dict[str, str] | None = None) -> Iterator[Span]:
-    """As inside a request that the program is serving."""
-    span = tracing.tracer.start("GET /", Kind.SERVER)
-    span.baggage = baggage
-    token = current.set(span)
-    try:
-        yield span
-    finally:
-        current.reset(token)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +105,7 @@ def test_an_operation_is_a_span(
     """Time at AWS is a gap in the trace, or shows as requests to some URL."""
     s3 = client("s3")
     tracing = trace()
-    with below(tracing) as parent:
+    with in_request(tracing) as parent:
         s3.create_bucket(Bucket="one", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
         s3.put_object(Bucket="one", Key="secret-name", Body=b"secret-content")
         assert s3.get_object(Bucket="one", Key="secret-name")["Body"].read() == b"secret-content"
@@ -205,7 +192,7 @@ def test_signed_requests_are_as_they_were(client: Callable[..., Any], trace: Cal
         s3 = client("s3", f"http://127.0.0.1:{origin.port}")
         s3.put_object(Bucket="one", Key="a", Body=b"content")
         tracing = trace()
-        with below(tracing):
+        with in_request(tracing):
             s3.put_object(Bucket="one", Key="a", Body=b"content")
     finally:
         origin.close()
@@ -254,12 +241,12 @@ def test_what_gets_no_span(
     """A trace that is not kept costs spans, a library on top has two, or the agent traces itself."""
     s3 = client("s3")
     tracing = trace(keep=False)
-    with below(tracing):
+    with in_request(tracing):
         s3.list_buckets()
     assert tracing.tracer.children_unsampled == 0
     tracing = trace(keep=keep, AUTOINSTR_REQUIRE_PARENT="true")
     s3.list_buckets()
-    with below(tracing) as span:
+    with in_request(tracing) as span:
         span.leaf = True
         s3.list_buckets()
     token = current.set(SUPPRESSED)
@@ -348,7 +335,7 @@ def test_a_message_with_many_attributes(
     sqs, url = queue
     tracing = trace(OTEL_PROPAGATORS="jaeger,baggage,tracecontext")
     attributes = {f"own{number}": {"DataType": "String", "StringValue": "1"} for number in range(own)}
-    with below(tracing, {"key": "value"}) as span:
+    with in_request(tracing, baggage={"key": "value"}) as span:
         span.trace_state = ""
         sqs.send_message(QueueUrl=url, MessageBody="text", MessageAttributes=attributes)
     (message,) = received(queue)
@@ -386,7 +373,7 @@ def test_messages_of_traces_that_are_not_kept(
     """Receivers keep traces of which the rest was not kept, or strangers are told our ids."""
     sqs, url = queue
     tracing = trace(keep=keep, **environ)
-    with below(tracing):
+    with in_request(tracing):
         sqs.send_message(QueueUrl=url, MessageBody="text")
     (message,) = received(queue)
     assert texts(message).get("traceparent", "")[-2:] == flags
@@ -411,7 +398,7 @@ def test_threads_share_a_client(client: Callable[..., Any], trace: Callable[...,
     parents = []
 
     def work() -> None:
-        with below(tracing) as parent:
+        with in_request(tracing) as parent:
             s3.list_buckets()
         parents.append(parent.span_id)
 

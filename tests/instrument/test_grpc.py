@@ -25,6 +25,7 @@ from fakes import DEADLINE_S, until
 
 from .conftest import build_tracing
 from .contract_client import USER_PARENT
+from .in_request import in_request
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -63,18 +64,6 @@ def trace(reporter: InMemoryReporter) -> Iterator[Callable[..., Tracing]]:
     for patcher in reversed(patchers):
         patcher.undo()
     assert current.get() is None, "a span was left behind as the current one"
-
-
-@contextmanager
-def below(tracing: Tracing, baggage: dict[str, str] | None = None) -> Iterator[Span]:
-    """As inside a request that the program is serving."""
-    span = tracing.tracer.start("GET /", Kind.SERVER)
-    span.baggage = baggage
-    token = current.set(span)
-    try:
-        yield span
-    finally:
-        current.reset(token)
 
 
 # A service. Messages are bytes: the first word says what is to be done.
@@ -253,7 +242,7 @@ def wait_for(reporter: InMemoryReporter, count: int) -> list[Span]:
 def test_a_call_is_a_span(kind: str, port: int, seen: Seen, trace: Callable[..., Tracing], reporter: InMemoryReporter) -> None:
     """Calls to other services are gaps in the trace, and what those do is a trace of its own."""
     tracing = trace()
-    with channel_to(port) as channel, below(tracing) as parent:
+    with channel_to(port) as channel, in_request(tracing) as parent:
         assert call(channel, kind, b"a", b"b") == ANSWERS[kind]
     (span,) = wait_for(reporter, 1)
     assert (span.name, span.kind, span.scope) == (f"shop.Stock/{kind}", Kind.CLIENT, "grpc")
@@ -355,7 +344,7 @@ def test_requests_are_made_below_the_callers_span(port: int, trace: Callable[...
         yield b"a"
 
     tracing = trace()
-    with channel_to(port) as channel, below(tracing) as parent:
+    with channel_to(port) as channel, in_request(tracing) as parent:
         assert channel.stream_unary("/shop.Stock/stream_unary")(requests()) == b"a"
     assert spans == [parent]
 
@@ -366,7 +355,7 @@ def test_a_channels_thread_belongs_to_no_call(port: int, trace: Callable[..., Tr
     spans: list[Span | None] = []
     states = []
     with channel_to(port) as channel:
-        with below(tracing):
+        with in_request(tracing):
             channel.subscribe(lambda state: states.append((state, current.get())), try_to_connect=True)
             future = channel.unary_unary("/shop.Stock/unary_unary").future(b"wait")
             future.add_done_callback(lambda _: spans.append(current.get()))
@@ -417,7 +406,7 @@ def test_metadata_of_the_program(
 def test_baggage_that_metadata_cannot_carry(port: int, seen: Seen, trace: Callable[..., Tracing]) -> None:
     """A call would fail for a key of baggage that is no name in gRPC."""
     tracing = trace()
-    with channel_to(port) as channel, below(tracing, {"good": "1", "bad!": "2", "worse-bin": "3"}):
+    with channel_to(port) as channel, in_request(tracing, baggage={"good": "1", "bad!": "2", "worse-bin": "3"}):
         assert call(channel, "unary_unary", b"a") == b"a"
     assert {name: value for name, value in seen.metadata[0].items() if name.startswith("uberctx")} == {"uberctx-good": "1"}
 
@@ -425,7 +414,7 @@ def test_baggage_that_metadata_cannot_carry(port: int, seen: Seen, trace: Callab
 def test_a_context_of_the_programs_own(port: int, seen: Seen, trace: Callable[..., Tracing]) -> None:
     """A program that names a context itself has another one sent as well, and the callee none that is valid."""
     tracing = trace()
-    with channel_to(port) as channel, below(tracing):
+    with channel_to(port) as channel, in_request(tracing):
         call(channel, "unary_unary", b"a", metadata=(("traceparent", USER_PARENT),))
     assert seen.metadata[0]["traceparent"] == USER_PARENT
     assert "uber-trace-id" not in seen.metadata[0]
@@ -437,11 +426,11 @@ def test_inside_another_client_or_unsampled(
     """A trace that is not kept ends here instead of being told so, or a client on top of gRPC is two spans."""
     tracing = trace(keep=False)
     with channel_to(port) as channel:
-        with below(tracing) as unsampled:
+        with in_request(tracing) as unsampled:
             call(channel, "unary_unary", b"a")
         call(channel, "unary_unary", b"a")
         tracing = trace()
-        with below(tracing) as leaf:
+        with in_request(tracing) as leaf:
             leaf.leaf = True
             call(channel, "unary_unary", b"a")
         token = current.set(SUPPRESSED)
@@ -608,7 +597,7 @@ def test_telemetry_is_left_alone(seen: Seen, trace: Callable[..., Tracing], repo
 
     handler = grpc.method_handlers_generic_handler(service, {"Export": grpc.unary_unary_rpc_method_handler(export)})
     tracing = trace()
-    with serving(seen, handler) as port, channel_to(port) as channel, below(tracing):
+    with serving(seen, handler) as port, channel_to(port) as channel, in_request(tracing):
         assert channel.unary_unary(f"/{service}/Export")(b"") == b""
     assert (spans, list(reporter.spans)) == ([(None, None)], [])
 
@@ -696,7 +685,7 @@ def test_aio(kind: str, seen: Seen, trace: Callable[..., Tracing], reporter: InM
 
     async def main() -> int:
         async with serving_aio(seen) as port, grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            with below(tracing) as parent:
+            with in_request(tracing) as parent:
                 assert await call_aio(channel, kind, b"a", b"b") == ANSWERS[kind]
             await asyncio.to_thread(until, lambda: len(reporter.spans) >= 2, "both spans")
             assert {span.trace_id for span in reporter.spans} == {parent.trace_id}
