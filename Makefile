@@ -17,11 +17,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-# All tests, in parallel; those that fail are run once more, one after the other: a machine that is busy with the others is no
-# fault of theirs. The first run's report stays above the second's.
-tests = { $(1) -m pytest -n auto $(PYTEST_ARGS) \
-	|| { test $$? -eq 1 && echo "== once more, alone, what failed beside others" \
-	&& $(1) -m pytest --last-failed --last-failed-no-failures none $(PYTEST_ARGS); }; }
+# All tests but those marked "alone", in parallel; those that fail are run once more, one after the other: a machine that is busy
+# with the others is no fault of theirs. The first run's report stays above the second's.
+beside = $(1) -m pytest -m "not alone"
+tests = { $(beside) -n auto $(PYTEST_ARGS) \
+	|| { code=$$?; if test $$code -ne 1; then (exit $$code); else echo "== once more, alone, what failed beside others" \
+	&& $(beside) --last-failed --last-failed-no-failures none $(PYTEST_ARGS); fi; }; }
 
 # What is built from source; without a compiler or headers its tests are skipped (README, "Tests").
 native = $(1) -m pip install --quiet --disable-pip-version-check --editable '.[test-native]' \
@@ -34,7 +35,8 @@ demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py $(if $(KEEP),--keep)
 
 test: check
-	@$(call tests,$(BIN)/python)
+	@$(call tests,$(BIN)/python); beside=$$?; $(BIN)/python -m pytest -m alone $(PYTEST_ARGS); alone=$$?; \
+		case $$beside$$alone in 00|05|50) ;; *) exit 1 ;; esac # 5: among those that were asked for there is none of that kind.
 
 matrix: $(VENV)/.test
 	@for python in $$(cd tests && ../$(BIN)/python -m interpreters); do \

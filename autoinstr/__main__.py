@@ -141,7 +141,7 @@ def _enter(command: str, words: list[str]) -> int:
     except ModuleNotFoundError as error:
         if f"{module}.".startswith(f"{error.name}."):
             raise Refusal(f"{command} is not part of this version yet", WRONG_USAGE) from None
-        raise Refusal(f"{command} needs {error.name}: pip install '{distribution}'", 1) from None
+        raise Refusal(f"{command} needs {error.name}: pip install '{distribution}'", WRONG_USAGE) from None
     return int(room.main(words) or 0)
 
 

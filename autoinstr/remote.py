@@ -35,7 +35,8 @@ class RemoteSampler:
 
     ``initial`` decides until the first answer. The first poll starts with the first decision, which waits for its
     outcome, at most ``first_wait_s`` seconds, so that even a program of one second is sampled as the backend wants;
-    then every ``refresh_s`` seconds. ``fetch(url)`` returns the body, raises whatever it likes when there is none,
+    then every ``refresh_s`` seconds, but for the first pause, which is any part of that: processes that were started
+    together do not ask together for ever. ``fetch(url)`` returns the body, raises whatever it likes when there is none,
     and bounds its time and size itself. ``on_trouble`` gets a line for each failed poll (and limits the rate).
     """
 
@@ -74,7 +75,7 @@ class RemoteSampler:
         self.is_known = False
         self._is_stopped = False
         self._may_wait = True
-        #: When to poll next, on the monotonic clock.
+        #: When to poll next, on the monotonic clock; 0: at once, as the first time.
         self._due_at = 0.0
         self._sampler = initial
         self._make_startable()
@@ -181,7 +182,8 @@ class RemoteSampler:
         # `_is_stopped` too: `stop` may have come before it could see the thread.
         while not stopping.wait(max(self._due_at - monotonic(), 0.0)) and not self._is_stopped:
             self.poll()
-            self._due_at = monotonic() + self._refresh_s
+            pause_s = self._refresh_s if self._due_at else self._refresh_s * _chance()
+            self._due_at = monotonic() + pause_s
             answered.set()
 
     def _use(self, sampler: Sampler) -> None:
@@ -201,3 +203,10 @@ class RemoteSampler:
             self._on_trouble(text)
         except Exception:  # noqa: S110 - Host safety: there is nobody left to tell.
             pass
+
+
+def _chance() -> float:
+    """Evenly in [0, 1). Not from ``random``: forked processes share its state, and programs set its seed."""
+    from os import urandom
+
+    return int.from_bytes(urandom(4), "big") / 2**32

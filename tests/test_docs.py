@@ -16,6 +16,12 @@ NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+#: What the tests themselves read.
+VARIABLES_OF_TESTS = {
+    name
+    for file in (ROOT / "tests" / "e2e" / "backends").glob("*.py")
+    for name in re.findall(r"AUTOINSTR_TEST_[A-Z]+", file.read_text(encoding="utf-8"))
+}
 VARIABLE = re.compile(r"\b_?(?:AUTOINSTR|JAEGER|OTEL)_[A-Z0-9_]*[A-Z0-9]\b")
 
 
@@ -64,6 +70,10 @@ def test_variables_in_the_guides_exist(page: Path) -> None:
     """A variable with a typing error is copied from the guide and does nothing."""
     text = page.read_text(encoding="utf-8")
     named = set(VARIABLE.findall(text)) - {config.PROGRAM_VARIABLE}
+    of_tests = {name for name in named if name.startswith("AUTOINSTR_TEST_")}
+    # "…_JAEGER_HTTP" and the like are put together of two parts.
+    assert set() == {name for name in of_tests if not {name, name.rpartition("_")[0]} & VARIABLES_OF_TESTS}
+    named -= of_tests
     # "OTEL_*" and the like: the beginning of names.
     starts = {name for name in named if f"{name}_*" in text}
     assert set() == {name for name in named - starts if name not in config.FORMS}

@@ -252,6 +252,26 @@ def test_strategy_changes_while_the_program_runs(backend, build):
     assert not sampler.by_name
 
 
+def test_programs_that_start_together_do_not_poll_together(backend, build):
+    """A thousand processes of one deployment would ask in one second, every minute, for as long as they live."""
+    together = [build() for _ in range(24)]
+    for sampler in together:
+        sampler.decide(TRACE_ID, "op")
+    now = time.monotonic()
+    pauses = [sampler._due_at - now for sampler in together]
+    assert 0 <= min(pauses) < 1800 < max(pauses) <= 3600
+
+
+def test_only_the_first_pause_is_short(backend, build, monkeypatch):
+    """The backend would be asked twice as often as it was planned for."""
+    monkeypatch.setattr(os, "urandom", bytes)  # The least that chance can give.
+    sampler = build()
+    sampler.decide(TRACE_ID, "op")
+    until(lambda: len(backend.paths) == 2)
+    until(lambda: sampler._due_at > time.monotonic() + 3500)
+    assert 2 == len(backend.paths)
+
+
 def test_same_strategy_keeps_its_credits(backend, build):
     """A rate limit would be granted anew with every poll."""
     backend.answer = {"rateLimitingSampling": {"maxTracesPerSecond": 3}}

@@ -38,11 +38,15 @@ RECEIVERS = ("collector", "otlp", "zipkin")
 
 
 class StartError(Exception):
-    """Why the backend cannot start, in a sentence for whoever started it."""
+    """Why the backend cannot start, in a sentence for whoever started it; ``status`` is the exit status."""
+
+    def __init__(self, text: str, status: int = 1) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve until interrupted or terminated. 0 after that, 1 when it cannot start, 2 for a wrong command line."""
+    """Serve until interrupted or terminated. 0 after that, 1 when it cannot start, 2 for a wrong command line or a missing extra."""
     chosen = options.parse(argv)
     # Ending on SIGTERM as on Ctrl-C, so that both come by the same way out.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -53,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _serve(chosen)
     except (StartError, server.BindError) as error:
         print(f"autoinstr serve: {error}", file=sys.stderr)
-        return 1
+        return error.status if isinstance(error, StartError) else 1
     except KeyboardInterrupt:
         pass
     return 0
@@ -146,7 +150,7 @@ class Backend:
 
 def _open_store(chosen: argparse.Namespace) -> Any:
     """The store that the options name; each module is loaded only where it is used."""
-    from autoinstr.backend.store import MemoryStore, StoreError
+    from autoinstr.backend.store import MemoryStore, MissingExtra, StoreError
 
     try:
         if chosen.storage == "memory":
@@ -160,7 +164,8 @@ def _open_store(chosen: argparse.Namespace) -> Any:
 
         return SqliteStore(_folder(chosen, "traces"), max_bytes=chosen.max_bytes, max_age_s=chosen.max_age)
     except (StoreError, ValueError, OSError) as error:
-        raise StartError(f"cannot open the store (--storage {chosen.storage}): {error}") from error
+        text = f"cannot open the store (--storage {chosen.storage}): {error}"
+        raise StartError(text, 2 if isinstance(error, MissingExtra) else 1) from error
 
 
 def _open_forwarder(chosen: argparse.Namespace) -> Any:

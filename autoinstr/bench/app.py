@@ -82,6 +82,9 @@ def main(words: list[str]) -> int:
     except Refusal as refusal:
         sys.stderr.write(f"autoinstr bench: {refusal}\n")
         return refusal.status
+    except ModuleNotFoundError as error:
+        sys.stderr.write(f"autoinstr bench: {command} needs {error.name}: pip install 'autoinstr[bench]'\n")
+        return USAGE
     except BrokenPipeError:
         # The reader of the output has gone (`| head`); nothing more can be said to it.
         sys.stderr.close()

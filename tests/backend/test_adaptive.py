@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from autoinstr.backend.sampling.adaptive import (
     GREATEST_GROWTH,
     LOOK_BACK,
+    MAX_ENTRIES,
     MAX_INSTANCES,
     MAX_OPERATIONS,
     MAX_SERVICES,
@@ -50,13 +51,18 @@ def lower_bound(adaptive: Adaptive, service: str = "shop") -> float:
 
 
 def traces(
-    count: int, param: float | bool | str, kind: str = "probabilistic", operation: str = "GET /", instance: int = 1
+    count: int,
+    param: float | bool | str,
+    kind: str = "probabilistic",
+    operation: str = "GET /",
+    instance: int = 1,
+    service: str = "shop",
 ) -> Batch:
     spans = [
         SpanData(operation, 1, number, attributes={"sampler.type": kind, "sampler.param": param})
         for number in range(1, count + 1)
     ]
-    return Batch(Resource("shop", {"service.instance.id": str(instance)}), spans)
+    return Batch(Resource(service, {"service.instance.id": str(instance)}), spans)
 
 
 class Rig:
@@ -234,12 +240,22 @@ def test_memory_is_bounded() -> None:
         adaptive.observe([traces(1, 0.001, instance=number)])
     assert lower_bound(adaptive) == pytest.approx(1 / 60 / MAX_INSTANCES)
     for number in range(MAX_SERVICES + 50):
-        batch = traces(1, 0.001)
-        batch.resource.service_name = f"service {number}"
-        adaptive.observe([batch])
+        adaptive.observe([traces(1, 0.001, service=f"service {number}")])
         adaptive.strategy(f"asks {number}")
     assert len(adaptive.services()) == MAX_SERVICES
-    assert adaptive.figures()["adaptive_operations"] <= MAX_SERVICES * MAX_OPERATIONS
+    assert MAX_SERVICES == adaptive.figures()["adaptive_operations"]
+
+
+def test_many_large_services_are_forgotten_by_age() -> None:
+    """A thousand services with hundreds of routes each would fill the backend's memory; new ones would never be steered."""
+    adaptive = Adaptive(1.0)
+    count = MAX_ENTRIES // MAX_OPERATIONS + 50
+    for number in range(count):
+        name = f"service-{number}"
+        adaptive.observe([traces(1, 0.001, operation=f"GET /{each}", service=name) for each in range(MAX_OPERATIONS)])
+    known = adaptive.services()
+    assert MAX_ENTRIES - MAX_OPERATIONS - 1 <= adaptive.figures()["adaptive_operations"] + len(known) <= MAX_ENTRIES
+    assert {f"service-{number}" for number in range(count - len(known), count)} == set(known)
 
 
 @given(

@@ -263,5 +263,5 @@ def test_a_folder_without_traces(tmp_path: Path, capsys: pytest.CaptureFixture) 
 def test_without_the_library(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     """The extra is named."""
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    assert main(["--parquet", str(tmp_path / "out.parquet"), "--data", str(data)]) == 1
+    assert main(["--parquet", str(tmp_path / "out.parquet"), "--data", str(data)]) == 2
     assert "pip install 'autoinstr[parquet]'" in capsys.readouterr().err

@@ -84,7 +84,7 @@ def test_missing_extra(programs: Programs, tmp_path: Path) -> None:
     extend = f"import autoinstr; autoinstr.__path__.append({str(room.parents[1])!r})"
     code = f"{extend}; import sys; sys.argv = ['', 'serve']; from autoinstr.__main__ import main; sys.exit(main())"
     line = b"autoinstr: serve needs starlette_is_not_here: pip install 'autoinstr[backend]'\n"
-    assert (1, b"", line) == programs.bare("-c", code).outcome
+    assert (2, b"", line) == programs.bare("-c", code).outcome
 
 
 def test_subcommand_gets_its_words(programs: Programs, tmp_path: Path) -> None:

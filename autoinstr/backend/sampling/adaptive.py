@@ -33,7 +33,9 @@ GREATEST_GROWTH = 2.0
 DIGITS = 6
 #: The last rates told for an operation: processes refresh theirs each in their own time.
 TOLD = 16
-MAX_SERVICES = 100
+MAX_SERVICES = 1000
+#: Operations and processes of all services together; the services that were heard of longest ago are forgotten first.
+MAX_ENTRIES = 50_000
 #: For each service.
 MAX_OPERATIONS = 300
 MAX_INSTANCES = 2000
@@ -145,6 +147,11 @@ class Service:
         #: When each was heard of last.
         self.instances: OrderedDict[int, float] = OrderedDict()
 
+    @property
+    def entries(self) -> int:
+        """How many operations and processes of it are known."""
+        return len(self.operations) + len(self.instances)
+
     def go_on(self, now: float) -> None:
         """End the periods that are over by now."""
         count = int((now - self.began_at) / self._settings.period_s)
@@ -208,7 +215,9 @@ class Adaptive:
         self.settings = Settings(target_per_s, initial, minimum, lower_bound_per_s, period_s)
         self._clock = clock
         self._lock = threading.Lock()
+        #: The one that was heard of longest ago comes first.
         self._services: OrderedDict[str, Service] = OrderedDict()
+        self._entries = 0
 
     @property
     def target_per_s(self) -> float:
@@ -227,13 +236,26 @@ class Adaptive:
         for decision in decisions(batch):
             if service is None:
                 service = self._going_on(decision.service, now)
+                self._entries -= service.entries
                 service.hear_of(instance_of(batch.resource), now)
             service.observe(decision.operation, decision.kind, decision.param)
+        if service is not None:
+            self._entries += service.entries
+            self._forget()
 
     def _going_on(self, name: str, now: float) -> Service:
-        service = touched(self._services, name, MAX_SERVICES, lambda: Service(self.settings, now))
+        service = self._services.pop(name, None) or Service(self.settings, now)
+        self._services[name] = service
+        self._entries -= service.entries
         service.go_on(now)
+        self._entries += service.entries
         return service
+
+    def _forget(self) -> None:
+        """What is more than there is room for, but never the service that was heard of just now."""
+        while len(self._services) > MAX_SERVICES or (self._entries > MAX_ENTRIES and len(self._services) > 1):
+            _, oldest = self._services.popitem(last=False)
+            self._entries -= oldest.entries
 
     def strategy(self, service: str) -> dict[str, Any]:
         """What a service is told now, in the form of Jaeger's HTTP endpoint; of an unknown one nothing is remembered."""

@@ -34,6 +34,10 @@ class StoreError(Exception):
     """A store cannot do what it was asked to do; the text says why and what to do, for its user."""
 
 
+class MissingExtra(StoreError):
+    """What was asked for needs a library that is not installed; the text names the extra that brings it."""
+
+
 @dataclass(frozen=True, slots=True)
 class TraceQuery:
     """A search. Every condition must hold for one and the same span; ``tags`` compare as text; empty means any."""

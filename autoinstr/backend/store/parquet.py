@@ -25,7 +25,7 @@ from importlib import import_module
 from typing import Any
 
 from autoinstr.backend import options
-from autoinstr.backend.store import FOREVER_NS, Store, StoreError, TraceQuery, duration_ns
+from autoinstr.backend.store import FOREVER_NS, MissingExtra, Store, StoreError, TraceQuery, duration_ns
 from autoinstr.model import Kind, Resource, SpanData, Status
 from autoinstr.wire.jaegerjson import tag_text
 from autoinstr.wire.values import json_ready, plain, whole_text
@@ -170,7 +170,7 @@ def _load_pyarrow() -> tuple[Any, Any]:
     try:
         return import_module("pyarrow"), import_module("pyarrow.parquet")
     except ImportError as error:
-        raise ExportError(f"Parquet needs pyarrow ({error}): pip install 'autoinstr[parquet]'") from error
+        raise MissingExtra(f"Parquet needs pyarrow ({error}): pip install 'autoinstr[parquet]'") from error
 
 
 # Rows
@@ -271,11 +271,13 @@ def _text_size(row: list[Any]) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """``autoinstr export --parquet PATH``: 0, or 1 when it cannot be done, or 2 for a wrong command line."""
+    """``autoinstr export --parquet PATH``: 0, or 1 when it cannot be done, or 2 for a wrong command line or a missing extra."""
     chosen = _parser().parse_args(argv)
     end_ns = time.time_ns()
     start_ns = end_ns - int(chosen.since * 1e9) if chosen.since else -FOREVER_NS
     try:
+        # Before anything else: what is missing here is missing whatever is to be exported.
+        _load_pyarrow()
         store = _open_store(chosen)
         try:
             # Spans of clocks that are ahead started before now, too.
@@ -284,7 +286,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             store.close()
     except (ExportError, StoreError, ValueError, OSError) as error:
         print(f"autoinstr export: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, MissingExtra) else 1
     print(f"{rows} spans in {chosen.parquet}")
     return 0
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from autoinstr.backend.store import StoreError
+from autoinstr.backend.store import MissingExtra, StoreError
 
 if TYPE_CHECKING:
     import psycopg
@@ -110,11 +110,11 @@ _Found = TypeVar("_Found")
 
 
 def load_psycopg() -> Any:
-    """The library; StoreError when it is not installed."""
+    """The library; MissingExtra when it is not installed."""
     try:
         import psycopg
     except ImportError as error:
-        raise StoreError(f"the PostgreSQL store needs psycopg ({error}): pip install 'autoinstr[postgres]'") from error
+        raise MissingExtra(f"the PostgreSQL store needs psycopg ({error}): pip install 'autoinstr[postgres]'") from error
     return psycopg
 
 
