@@ -12,10 +12,6 @@ from . import images as images_of
 from .stacks import compose_command
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "alone: wants the machine to itself: it disturbs other tests, or they it (Makefile)")
-
-
 @pytest.fixture(scope="session")
 def engine() -> Iterator[docker.DockerClient]:
     if not compose_command():

@@ -232,6 +232,8 @@ def test_greenlets(serve: Callable[..., Service], sink: SpanSink, kind: str) -> 
     library, command, patch = GREENLETS[kind]
     pytest.importorskip(library, exc_type=ImportError)
     service = serve(command, PATCH=patch)
+    if "--workers=2" in command:  # A signal to a worker that gunicorn has just forked is lost, and it waits for half a minute.
+        service.said("Booting worker", 2)
     service.ask(REQUESTS)
     service.end()
     each_request_is_one_span(service, sink)

@@ -240,6 +240,6 @@ def comparable(server: Server) -> set[str]:
 
     watchdog, which some reloaders use, complains when other processes write many files beside those that it watches.
     """
-    text = server.output().replace(str(server.port), "PORT")
+    text = server.output().replace(f":{server.port}", ":PORT")  # A process may have that number, too.
     lines = [line for line in text.splitlines() if line and not line.startswith("Inotify queue overflowed")]
     return {re.sub(r"\d[\d.:,]*", "N", line) for line in lines}
