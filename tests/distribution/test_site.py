@@ -50,11 +50,11 @@ def test_site_is_built_without_a_warning(tmp_path: Path) -> None:
     built = run(tool("mkdocs"), "build", "--strict", "--site-dir", tmp_path / "site", cwd=ROOT)
     assert 0 == built.returncode, built.stderr
     page = (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
-    assert 'href="install/"' in page
+    assert 'href="install/"' in page and 'href="site.css"' in page
     # The README and the changelog are pages, and link to pages.
     assert 'href="../configuration/"' in (tmp_path / "site" / "overview" / "index.html").read_text(encoding="utf-8")
     assert (tmp_path / "site" / "changelog" / "index.html").is_file()
-    assert not list((tmp_path / "site").rglob("*.py"))
+    assert not list((tmp_path / "site").rglob("*.py*"))
 
 
 @pytest.mark.parametrize("target", ["nowhere.md", "install.md#nowhere", "../nowhere.md", "../LICENSE.md"])
