@@ -226,14 +226,19 @@ GREENLETS = {
 }
 
 
+def two_workers_boot(service: Service) -> None:
+    """A signal to a worker that gunicorn has just forked is lost, and gunicorn then waits for it for half a minute."""
+    if "--workers=2" in service.process.args:  # type: ignore[operator]
+        service.said("Booting worker", 2)
+
+
 @pytest.mark.parametrize("kind", GREENLETS)
 def test_greenlets(serve: Callable[..., Service], sink: SpanSink, kind: str) -> None:
     """The server hangs, breaks or loses its spans, because the agent holds locks and sockets of before the patching."""
     library, command, patch = GREENLETS[kind]
     pytest.importorskip(library, exc_type=ImportError)
     service = serve(command, PATCH=patch)
-    if "--workers=2" in command:  # A signal to a worker that gunicorn has just forked is lost, and it waits for half a minute.
-        service.said("Booting worker", 2)
+    two_workers_boot(service)
     service.ask(REQUESTS)
     service.end()
     each_request_is_one_span(service, sink)
@@ -272,7 +277,7 @@ def test_gunicorn_reload(serve: Callable[..., Service], sink: SpanSink) -> None:
     """A deployment by SIGHUP costs the last spans of the old workers."""
     pytest.importorskip("gunicorn")
     service = serve(f"{GUNICORN} --workers=2")
-    service.said("Booting worker", 2)
+    two_workers_boot(service)
     service.ask(REQUESTS // 2)
     service.process.send_signal(signal.SIGHUP)
     service.said("Worker exiting", 2)
@@ -340,6 +345,7 @@ def test_end_under_load(serve: Callable[..., Service], sink: SpanSink, kind: str
     library, command = LOADED[kind]
     pytest.importorskip(library)
     service = serve(command)
+    two_workers_boot(service)
     service.ask(1)
     answered: list[list[str]] = [[] for _ in range(4)]
     events = [threading.Event() for _ in answered]
